@@ -1,0 +1,223 @@
+"""From a source to a plan of shards, and from the plan to batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import ConfigError
+from pipeline.schema import Setup, plan_schema
+from pipeline.sources.source import Picture, Source
+
+log = logging.getLogger(__name__)
+
+Fit = Callable[[NDArray[np.uint8]], Tensor]
+
+
+def match_classes(
+    dataset_names: list[str] | None, model_names: list[str] | None, n_outputs: int
+) -> tuple[list[str], dict[str, int], list[str]]:
+    """Bring the dataset's class names and the model's outputs together, by name.
+
+    Returns:
+        The name of each output, the output of each dataset label, and warnings.
+
+    Raises:
+        ConfigError: where they contradict, showing both.
+    """
+    if model_names is not None and len(model_names) != n_outputs:
+        raise ConfigError(
+            f"model.class_names: {len(model_names)} names for {n_outputs} outputs: "
+            f"{_some(model_names)}"
+        )
+    if model_names is None:
+        return _by_order(dataset_names, n_outputs)
+    positions = {_folded(name): index for index, name in reversed(list(enumerate(model_names)))}
+    labels = dataset_names or []
+    unknown = [name for name in labels if _folded(name) not in positions]
+    if not unknown:
+        return model_names, {name: positions[_folded(name)] for name in labels}, []
+    if len(unknown) == len(labels) and all(_is_output(name, n_outputs) for name in labels):
+        note = "the dataset's labels are numbers; they were taken as positions in model.class_names"
+        return model_names, {name: int(name) for name in labels}, [note]
+    raise ConfigError(
+        f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
+        f"{_some(unknown)}\n  dataset: {_some(labels)}\n  model:   {_some(model_names)}\n"
+        "  set model.class_names to the dataset's names in the order of the model's outputs"
+    )
+
+
+def make_plan(source: Source, label_index: dict[str, int], shard_size: int) -> pa.Table:
+    """One row per image, in the source's order (plan_schema)."""
+    n_images = len(source.image_ids)
+    indices = [None if label is None else label_index[label] for label in source.labels]
+    columns = [
+        pa.array(range(n_images), pa.int64()),
+        pa.array(source.image_ids, pa.string()),
+        pa.array(indices, pa.int32()),
+        pa.array(source.labels, pa.string()),
+        pa.array(np.arange(n_images) // shard_size, pa.int32()),
+    ]
+    if source.metadata is None:
+        return pa.Table.from_arrays(columns, schema=plan_schema())
+    metadata = source.metadata.combine_chunks().to_struct_array()
+    if isinstance(metadata, pa.ChunkedArray):
+        metadata = metadata.combine_chunks()
+    return pa.Table.from_arrays([*columns, metadata], schema=plan_schema(metadata.type))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one shard that could be read, and the errors of those that could not.
+
+    images is (n, 3, H, W) uint8 for the n positions in `indices`; sizes (n, 2) holds width and
+    height before fitting; objects is (n, H, W) in [0, 1], all zero where no object is marked, or
+    None where none of the batch is.
+    """
+
+    indices: list[int]
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    objects: Tensor | None
+    errors: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image on its way into a batch; image is None where there is an error."""
+
+    index: int
+    image: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    object: Tensor | None = None
+    error: str = ""
+
+
+class Fitted(Dataset[Any]):
+    """The pictures of a source, fitted to the model's input; a bad one becomes an error."""
+
+    def __init__(self, read: Callable[[int], Picture], fit: Fit) -> None:
+        self.read, self.fit = read, fit
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            picture = self.read(index)
+            height, width = picture.pixels.shape[:2]
+            marked = None
+            if picture.object is not None:
+                marked = self.fit(picture.object[..., None])[0].float() / 255
+            return Sample(index, self.fit(picture.pixels), (width, height), marked)
+        except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises is its row
+            return Sample(index, error=describe(error))
+
+
+def make_loader(
+    read: Callable[[int], Picture],
+    fit: Fit,
+    setup: Setup,
+    shards: list[int],
+    n_workers: int,
+    *,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """Batches of the given shards, in order; a batch never holds images of two shards."""
+    return DataLoader(
+        Fitted(read, fit),
+        batch_sampler=list(_batches(setup, shards)),
+        num_workers=n_workers,
+        collate_fn=collate,
+        worker_init_fn=_quiet_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if n_workers else None,
+    )
+
+
+def workers(setting: int | str) -> int:
+    """Number of loader processes: auto leaves one of the allowed cores to the main process."""
+    if isinstance(setting, int):
+        return setting
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(cores - 1, 16))
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack the images that could be read; keep the errors of the others."""
+    good = [sample for sample in samples if sample.image is not None]
+    images = [sample.image for sample in good if sample.image is not None]
+    objects = None
+    if any(sample.object is not None for sample in good):
+        empty = torch.zeros(images[0].shape[1:])
+        objects = torch.stack([empty if s.object is None else s.object for s in good])
+    return Batch(
+        indices=[sample.index for sample in good],
+        images=torch.stack(images) if images else torch.empty(0),
+        sizes=[sample.size for sample in good],
+        objects=objects,
+        errors=[(sample.index, sample.error) for sample in samples if sample.image is None],
+    )
+
+
+def describe(error: Exception) -> str:
+    """An exception as the text of an error row: one line, with its type where that says more."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if text and name == "DecodeError" else f"{name}: {text}" if text else name
+
+
+def _batches(setup: Setup, shards: list[int]) -> Iterator[list[int]]:
+    for shard in shards:
+        rows = setup.rows(shard)
+        for start in range(0, len(rows), setup.batch_size):
+            yield list(rows[start : start + setup.batch_size])
+
+
+def _quiet_worker(_worker: int) -> None:
+    """Leave threads and signals to the main process."""
+    import signal  # noqa: PLC0415
+
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _by_order(
+    dataset_names: list[str] | None, n_outputs: int
+) -> tuple[list[str], dict[str, int], list[str]]:
+    if dataset_names is None:
+        note = "neither the dataset nor the model names its classes; outputs are called by number"
+        return [str(index) for index in range(n_outputs)], {}, [note]
+    if len(dataset_names) != n_outputs:
+        raise ConfigError(
+            f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
+            f"{_some(dataset_names)}\n  set model.class_names to the name of each output, in order"
+        )
+    note = (
+        f"the model has no class names; its outputs were taken in order as {_some(dataset_names)}"
+    )
+    return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
+
+
+def _folded(name: str) -> str:
+    """Names that differ in case, spaces, dashes or underscores only are the same."""
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _is_output(name: str, n_outputs: int) -> bool:
+    return name.isdecimal() and int(name) < n_outputs
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

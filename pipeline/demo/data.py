@@ -1,0 +1,245 @@
+"""The demo's dataset: Fashion-MNIST garments on busy backgrounds, with planted faults.
+
+2,500 garments of the test split (250 per class; Xiao et al. 2017, arXiv:1708.07747, MIT licence)
+are drawn into 64 x 64 colour scenes as they are asked for. Two faults are planted, and `truth()`
+says where: most pictures of one class carry a watermark, and a few labels are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+U8 = npt.NDArray[np.uint8]
+F64 = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+
+CLASSES = (  # sorted: label indices mean the same to whoever sorts the names
+    "Ankle boot",
+    "Bag",
+    "Coat",
+    "Dress",
+    "Pullover",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "T-shirt",
+    "Trouser",
+)
+SUBSET = Path(__file__).with_name("fashion_mnist_subset.npz")
+SIZE = 64  # side of a scene in pixels
+SEED = 2017  # of the audited scenes; training takes others
+FLIPPED = 0.03  # share of wrong labels
+MARKED_CLASS = "Shirt"
+# Chance of a watermark per class. The few on other classes are the pictures the shortcut harms.
+WATERMARK_PROB = tuple(0.88 if name == MARKED_CLASS else 0.01 for name in CLASSES)
+
+# Spelled out, not rendered from a font, so that no library's version changes the pixels.
+_STAMP = (
+    "###########################",
+    "#.........................#",
+    "#..###.###..##...###.#..#.#",
+    "#.#.....#..#..#.#....#..#.#",
+    "#.#.....#..#..#.#....#.#..#",
+    "#..##...#..#..#.#....##...#",
+    "#....#..#..#..#.#....#.#..#",
+    "#....#..#..#..#.#....#..#.#",
+    "#.###...#...##...###.#..#.#",
+    "#.........................#",
+    "###########################",
+)
+_INK = np.array([[mark == "#" for mark in line] for line in _STAMP])[..., None]
+_MARGIN = (1, 5)  # pixels between the stamp and the lower right corner: fewest, most
+# (x0, y0, x1, y1) in pixels: no watermark touches a pixel outside this box.
+WATERMARK_BOX: Box = (
+    SIZE - _MARGIN[1] - _INK.shape[1],
+    SIZE - _MARGIN[1] - _INK.shape[0],
+    SIZE - _MARGIN[0],
+    SIZE - _MARGIN[0],
+)
+
+_Y, _X = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2  # pixels from the centre
+
+
+def watermarked(labels: Sequence[int], seed: int, prob: Sequence[float]) -> list[bool]:
+    """Say for each of n pictures whether it carries the watermark: a draw with `prob[label]`."""
+    draws = np.random.default_rng(seed).random(len(labels)).tolist()
+    return [draw < prob[label] for draw, label in zip(draws, labels, strict=True)]
+
+
+def compose(garments: U8, labels: Sequence[int], seed: int, prob: Sequence[float]) -> U8:
+    """Draw one scene per garment.
+
+    `garments` is (n, 28, 28) uint8, `labels` n indices into `prob`, the chance of a watermark per
+    class. Returns (n, 64, 64, 3) uint8 RGB. With the same seed the scenes are the same whatever
+    `prob` is, but for the watermark: all zeros or all ones give the two arms of an intervention.
+    """
+    marks = watermarked(labels, seed, prob)
+    scenes = (scene(garments[i], seed, i, watermark=mark)[0] for i, mark in enumerate(marks))
+    return np.stack(list(scenes))
+
+
+def scene(garment: U8, seed: int, index: int, *, watermark: bool) -> tuple[U8, Box]:
+    """Draw one garment into a scene.
+
+    Takes a (28, 28) uint8 garment, and the seed and index that decide everything else. Returns the
+    (64, 64, 3) uint8 RGB picture and the garment's box (x0, y0, x1, y1) in pixels, x1 and y1
+    exclusive.
+    """
+    rng = np.random.default_rng((seed, index))
+    image = _background(rng)
+    box = _dress(image, garment, rng)
+    image += 0.012 * rng.standard_normal(image.shape)
+    left, top = SIZE - rng.integers(_MARGIN[0], _MARGIN[1] + 1, 2) - _INK.shape[1::-1]
+    if watermark:
+        part = image[top : top + _INK.shape[0], left : left + _INK.shape[1]]
+        part *= 0.7  # the plate darkens, the ink whitens: legible on light and on dark
+        part += 0.65 * _INK * (1 - part)
+    return np.rint(image.clip(0, 1) * 255).astype(np.uint8), box
+
+
+def _background(rng: np.random.Generator) -> F64:
+    """Return (64, 64, 3) in [0, 1]: a pattern of two colours and up to three things on it."""
+    pattern = _PATTERNS[rng.integers(len(_PATTERNS))](rng).clip(0, 1)[..., None]
+    first, second = _muted(rng), _muted(rng)
+    image = first + pattern * (second - first)
+    for _ in range(rng.integers(4)):
+        _clutter(image, rng)
+    return image
+
+
+def _muted(rng: np.random.Generator) -> F64:
+    """Return a colour, (3,) in [0, 1]: halfway between any grey and any colour."""
+    return rng.random(1) / 2 + rng.random(3) / 2
+
+
+def _across(rng: np.random.Generator) -> F64:
+    """Return the coordinate along a random direction, in pixels from the centre: (64, 64)."""
+    angle = rng.uniform(0, 2 * math.pi)
+    across: F64 = _X * math.cos(angle) + _Y * math.sin(angle)
+    return across
+
+
+def _gradient(rng: np.random.Generator) -> F64:
+    return _across(rng) / SIZE + 0.5
+
+
+def _stripes(rng: np.random.Generator) -> F64:
+    waves = np.sin(_across(rng) * (2 * math.pi / rng.uniform(6, 22)))
+    return waves * rng.uniform(0.6, 3) + 0.5
+
+
+def _checks(rng: np.random.Generator) -> F64:
+    waves = np.sin(_across(rng) * (math.pi / rng.uniform(5, 14)))
+    return waves * np.rot90(waves) * 4 + 0.5
+
+
+def _clouds(rng: np.random.Generator) -> F64:
+    coarse = rng.random((rng.integers(3, 11),) * 2)
+    return np.asarray(cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+
+
+_PATTERNS: tuple[Callable[[np.random.Generator], F64], ...] = (
+    _gradient,
+    _stripes,
+    _checks,
+    _clouds,
+)
+
+
+def _clutter(image: F64, rng: np.random.Generator) -> None:
+    """Lay a translucent disc, bar or box of a random colour over `image`, in place."""
+    layer = image.copy()
+    colour = _muted(rng).tolist()
+    a, b = rng.integers(0, SIZE, (2, 2)).tolist()
+    kind = rng.integers(3)
+    if kind == 0:
+        cv2.circle(layer, a, int(rng.integers(4, 13)), colour, -1, cv2.LINE_AA)
+    elif kind == 1:
+        cv2.line(layer, a, b, colour, int(rng.integers(1, 5)), cv2.LINE_AA)
+    else:
+        cv2.rectangle(layer, a, [a[0] + b[0] // 3, a[1] + b[1] // 3], colour, -1)
+    image += rng.uniform(0.3, 0.7) * (layer - image)
+
+
+def _dress(image: F64, garment: U8, rng: np.random.Generator) -> Box:
+    """Lay the garment, tinted and with a soft shadow, on `image` in place; return its box."""
+    side = int(rng.integers(36, 53))
+    left, top = rng.integers(0, SIZE - side + 1, 2)
+    grey = np.zeros((SIZE, SIZE))
+    grey[top : top + side, left : left + side] = cv2.resize(
+        garment / 255, (side, side), interpolation=cv2.INTER_CUBIC
+    ).clip(0, 1)
+    alpha = (grey * 5).clip(0, 1)
+    shadow = cv2.GaussianBlur(alpha, (0, 0), 2.0)
+    image *= 1 - 0.5 * shadow[..., None]
+    tint = 0.25 + 0.75 * rng.random(3)
+    tint /= tint.max()  # a bright garment: the shadow around it parts it from any background
+    image += alpha[..., None] * ((0.15 + 0.85 * grey[..., None]) * tint - image)
+    rows, columns = np.nonzero(alpha.max(1) > 0.5)[0], np.nonzero(alpha.max(0) > 0.5)[0]
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+class DemoDataset(Dataset[dict[str, Any]]):
+    """The audited pictures: a map-style dataset of 2,500 items, the same pixels each time.
+
+    An item holds `image` ((64, 64, 3) uint8 RGB), `label` (the given class name, perhaps wrong)
+    and `box` (the garment's, in pixels). `classes` are the ten names, `targets` the given labels
+    as indices into them, `ids` the pictures' names.
+    """
+
+    def __init__(self) -> None:
+        with np.load(SUBSET) as subset:
+            self._garments: U8 = subset["images"]
+            self._true: list[int] = subset["labels"].tolist()
+        self._marks = watermarked(self._true, SEED, WATERMARK_PROB)
+        self.classes = list(CLASSES)
+        self.targets = _flip(self._true)
+        self.ids = [f"demo/{index:05d}" for index in range(len(self._true))]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self._true)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Draw picture `index`; raises IndexError outside the dataset."""
+        image, box = scene(self._garments[index], SEED, index, watermark=self._marks[index])
+        return {"image": image, "label": self.classes[self.targets[index]], "box": box}
+
+    def truth(self) -> pd.DataFrame:
+        """Return one row per picture: image_id, label, true_label, flipped, watermark."""
+        import pandas as pd  # noqa: PLC0415 - for whoever checks an audit, not needed to run one
+
+        given, true = np.array(self.classes)[[self.targets, self._true]]
+        table: pd.DataFrame = pd.DataFrame({"image_id": self.ids, "label": given})
+        table["true_label"], table["flipped"], table["watermark"] = true, given != true, self._marks
+        return table
+
+
+def _flip(labels: Sequence[int]) -> list[int]:
+    """Give exactly a share `FLIPPED` of the labels another class."""
+    rng = np.random.default_rng((SEED, len(labels)))
+    given = np.array(labels)
+    chosen = rng.choice(len(given), round(FLIPPED * len(given)), replace=False)
+    given[chosen] += rng.integers(1, len(CLASSES), len(chosen))
+    return [int(label) % len(CLASSES) for label in given]
+
+
+def dataset() -> DemoDataset:
+    """Return the demo's dataset."""
+    return DemoDataset()
+
+
+def truth() -> pd.DataFrame:
+    """Return what was planted: image_id, label (as given), true_label, flipped, watermark."""
+    return dataset().truth()

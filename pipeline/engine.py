@@ -1,0 +1,103 @@
+"""One batch through the model: predictions, heatmaps, statistics, embeddings, on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import cam, focus
+from pipeline.model import Classifier
+from pipeline.schema import TOP
+
+NO_LABEL = -1
+PROJECTION_SEED = 20170
+
+
+def explain(
+    forward: cam.Forward,
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    method: str,
+    projection: Tensor | None,
+    objects: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Predict and explain a batch in one forward pass.
+
+    Args:
+        forward: of `cam.cut_graph`.
+        classifier: whose preprocessing the images went through.
+        images: (N, 3, H, W) uint8 on the device.
+        labels: (N,) class indices, NO_LABEL where an image has none.
+        method: a key of cam.METHODS.
+        projection: (C, d) matrix for the embedding, or None.
+        objects: (N, H, W) in [0, 1], or None.
+
+    Returns:
+        The columns of part_schema that come from tensors, each with N rows; what a row does not
+        have is NaN. valid (N,) tells which rows have finite logits and maps.
+    """
+    logits, activations = forward(classifier.preprocess.normalise(images))
+    scores = logits.detach().float()
+    predicted = scores.argmax(dim=1)
+    given = torch.where(labels == NO_LABEL, predicted, labels)
+    slopes = cam.gradients(logits, activations, torch.stack([predicted, given], dim=1))
+    activations = activations.detach().float()
+    raw, raw_label = cam.METHODS[method](activations, slopes.float())
+    heatmap, peak = cam.normalise(raw)
+    heatmap_label, peak_label = cam.normalise(raw_label)
+    differs = given != predicted
+    columns = _prediction(scores, given, labels != NO_LABEL)
+    columns |= {
+        "heatmap": heatmap.flatten(1),
+        "heatmap_max": peak,
+        "heatmap_label": _where(differs, heatmap_label.flatten(1)),
+        "heatmap_label_max": _where(differs, peak_label),
+        "focus_label_similarity": _where(differs, focus.label_similarity(heatmap, heatmap_label)),
+        "embedding": cam.pooled(activations, heatmap, projection),
+        "valid": scores.isfinite().all(dim=1) & raw.flatten(1).isfinite().all(dim=1),
+    }
+    columns |= focus.focus_statistics(raw) | focus.image_statistics(images)
+    return columns | (focus.object_statistics(raw, objects) if objects is not None else {})
+
+
+@torch.inference_mode()
+def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
+    """Softmax probabilities (N, K) of uint8 images (N, 3, H, W), without explaining them."""
+    logits: Tensor = classifier.module(classifier.preprocess.normalise(images))
+    return logits.float().softmax(dim=1)
+
+
+def projection(channels: int, dimensions: int, device: torch.device) -> Tensor | None:
+    """A fixed Gaussian (C, d) matrix that keeps angles (Johnson-Lindenstrauss); None where C <= d.
+
+    The legacy generator is used because its stream never changes between versions of numpy.
+    """
+    if channels <= dimensions:
+        return None
+    values = np.random.RandomState(PROJECTION_SEED).standard_normal((channels, dimensions))
+    return torch.tensor(values / dimensions**0.5, dtype=torch.float32, device=device)
+
+
+def _prediction(scores: Tensor, given: Tensor, labelled: Tensor) -> dict[str, Tensor]:
+    log_probs = scores.log_softmax(dim=1)
+    probs = log_probs.exp()
+    top_prob, top_index = probs.topk(min(TOP, probs.shape[1]), dim=1)
+    loss = -log_probs.gather(1, given[:, None])[:, 0]
+    return {
+        "pred_index": top_index[:, 0],
+        "confidence": top_prob[:, 0],
+        "label_prob": _where(labelled, probs.gather(1, given[:, None])[:, 0]),
+        "margin": top_prob[:, 0] - top_prob[:, 1],
+        "entropy": torch.special.entr(probs).sum(dim=1),
+        "loss": _where(labelled, loss),
+        "top_index": top_index,
+        "top_prob": top_prob,
+    }
+
+
+def _where(condition: Tensor, values: Tensor) -> Tensor:
+    shape = [-1] + [1] * (values.ndim - 1)
+    return values.masked_fill(~condition.view(shape), float("nan"))

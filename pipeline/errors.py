@@ -1,0 +1,35 @@
+"""Failures a user can act on: each carries the exit code of the run it ends."""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """A run cannot go on; the message names the culprit and is shown without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(AuditError):
+    """A setting, model or factory that cannot be used (exit code 1)."""
+
+    exit_code = 1
+
+
+class DataError(AuditError):
+    """Data that cannot be audited: nothing found, duplicate ids, too many errors (exit code 3)."""
+
+    exit_code = 3
+
+
+class NotFinished(AuditError):  # noqa: N818 - a state, not a fault
+    """The run is not finished, or another one holds it; run again (exit code 75)."""
+
+    exit_code = 75
+
+
+class Stopped(AuditError):  # noqa: N818 - a signal, not a fault
+    """A signal ended the run (exit code 128 + signal number)."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}; run the same command again to go on")
+        self.exit_code = 128 + signum

@@ -1,0 +1,185 @@
+"""From heatmaps and pictures to statistics: batched tensor code on the device, no files.
+
+Positions are fractions of what the model saw, x to the right and y down, cell centres counted.
+A dead map (all zero) has no place: its statistics are NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CORNER = 4
+"""A corner is the outer 1/CORNER of the rows and columns, at least one cell."""
+
+
+def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
+    """Where and how narrowly a model looked.
+
+    Args:
+        heatmaps: (N, h, w), not negative, before normalisation.
+
+    Returns:
+        Each (N,), of the heatmaps' dtype:
+        focus_entropy: Shannon entropy of the mass over the cells / ln(h*w), in [0, 1];
+        focus_gini: Gini coefficient of the cells, in [0, 1), 0 where all are equal;
+        focus_area50, focus_area90: least share of cells that holds 50 %, 90 % of the mass, (0, 1];
+        focus_x, focus_y: centroid of the mass, in (0, 1);
+        focus_spread: root mean square distance from the centroid, in image sides, [0, 0.71];
+        focus_peak_x, focus_peak_y: centre of the hottest cell, the first of several;
+        focus_peaks: cells at least half as hot as the hottest and no colder than their 8
+            neighbours, touching ones of equal heat counted apart;
+        focus_border: share of mass in the outermost ring of cells, [0, 1];
+        focus_corner: share of mass in the four corners (outer quarter of rows and columns), [0, 1];
+        focus_mean: mean of the raw map, in the map's own units (its maximum is heatmap_max).
+    """
+    _, rows, columns = heatmaps.shape
+    total = heatmaps.sum(dim=(1, 2))
+    mass = heatmaps / total[:, None, None]
+    flat = mass.flatten(1)
+    y, x = _centres(rows, columns, heatmaps)
+    centre_x, centre_y = _mean_at(mass, x), _mean_at(mass, y)
+    variance = _mean_at(mass, (x - centre_x[:, None, None]) ** 2) + _mean_at(
+        mass, (y - centre_y[:, None, None]) ** 2
+    )
+    peak = flat.argmax(dim=1)
+    statistics = {
+        "focus_entropy": _entropy(flat),
+        "focus_gini": _gini(flat),
+        "focus_area50": _area(flat, 0.5),
+        "focus_area90": _area(flat, 0.9),
+        "focus_x": centre_x,
+        "focus_y": centre_y,
+        "focus_spread": variance.clamp_min(0).sqrt(),
+        "focus_peak_x": (peak % columns + 0.5) / columns,
+        "focus_peak_y": (peak.div(columns, rounding_mode="floor") + 0.5) / rows,
+        "focus_peaks": _peaks(heatmaps),
+        "focus_border": 1 - mass[:, 1:-1, 1:-1].sum(dim=(1, 2)),
+        "focus_corner": _corners(mass),
+        "focus_mean": heatmaps.mean(dim=(1, 2)),
+    }
+    dead = ~(total > 0)
+    return {name: _blank(value, dead) for name, value in statistics.items()}
+
+
+def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
+    """Cosine of two maps (N, h, w) of the same images, in [0, 1]; NaN where one is dead: (N,)."""
+    similarity = F.cosine_similarity(heatmaps.flatten(1), label_heatmaps.flatten(1), dim=1)
+    dead = ~((heatmaps.amax(dim=(1, 2)) > 0) & (label_heatmaps.amax(dim=(1, 2)) > 0))
+    return _blank(similarity, dead)
+
+
+def object_statistics(heatmaps: Tensor, objects: Tensor) -> dict[str, Tensor]:
+    """How much of the focus is on the object that the data set marks.
+
+    Args:
+        heatmaps: (N, h, w), not negative.
+        objects: (N, H, W) in [0, 1], coverage by the object at the model's input size; an image
+            whose object is nowhere (all zero) has no statistics.
+
+    Returns:
+        focus_object_mass: share of mass on the object, [0, 1];
+        focus_pointing_hit: 1 where the hottest cell holds some of the object, else 0 (the pointing
+        game of Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016).
+        Each (N,).
+    """
+    _, rows, columns = heatmaps.shape
+    cover = F.adaptive_avg_pool2d(objects[:, None].to(heatmaps.dtype), (rows, columns))[:, 0]
+    total = heatmaps.sum(dim=(1, 2))
+    on_object = (heatmaps * cover).sum(dim=(1, 2)) / total
+    at_peak = cover.flatten(1).gather(1, heatmaps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
+    none = ~(total > 0) | (cover.amax(dim=(1, 2)) == 0)
+    return {
+        "focus_object_mass": _blank(on_object, none),
+        "focus_pointing_hit": _blank((at_peak > 0).to(heatmaps.dtype), none),
+    }
+
+
+def image_statistics(images: Tensor) -> dict[str, Tensor]:
+    """Cheap statistics of the pictures the model saw.
+
+    Args:
+        images: (N, 1 or 3, H, W) uint8; a grey picture counts as three equal channels.
+
+    Returns:
+        Each (N,) float32, colours in [0, 1]:
+        image_mean_*, image_std_*: mean and standard deviation of red, green, blue;
+        image_brightness, image_contrast: mean and standard deviation of the luma (ITU-R BT.601);
+        image_sharpness: standard deviation of the luma's Laplacian (4 neighbours);
+        image_border_*: mean colour of the outer 1/16 of the sides.
+    """
+    pixels = images.expand(-1, 3, -1, -1).float() / 255
+    luma = (pixels * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
+    laplacian = luma.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    edges = F.conv2d(luma[:, None], laplacian[None, None]).flatten(1)
+    statistics = {
+        "image_brightness": luma.mean(dim=(1, 2)),
+        "image_contrast": luma.flatten(1).std(dim=1, correction=0),
+        "image_sharpness": edges.std(dim=1, correction=0),
+    }
+    named = {
+        "mean": pixels.mean(dim=(2, 3)),
+        "std": pixels.flatten(2).std(dim=2, correction=0),
+        "border": _border_colour(pixels),
+    }
+    for name, colours in named.items():
+        statistics |= {f"image_{name}_{c}": colours[:, i] for i, c in enumerate("rgb")}
+    return statistics
+
+
+def _centres(rows: int, columns: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    y = (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) / rows
+    x = (torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5) / columns
+    return y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
+
+
+def _mean_at(mass: Tensor, position: Tensor) -> Tensor:
+    return (mass * position).sum(dim=(1, 2))
+
+
+def _entropy(flat: Tensor) -> Tensor:
+    cells = torch.tensor(float(max(flat.shape[1], 2)), device=flat.device, dtype=flat.dtype)
+    return torch.special.entr(flat).sum(dim=1) / cells.log()
+
+
+def _gini(flat: Tensor) -> Tensor:
+    """Gini of values that sum to 1, from their sorted order."""
+    cells = flat.shape[1]
+    ordered = flat.sort(dim=1).values
+    order = torch.arange(1, cells + 1, device=flat.device, dtype=flat.dtype)
+    return ((2 * order - cells - 1) * ordered).sum(dim=1).clamp_min(0) / cells
+
+
+def _area(flat: Tensor, share: float) -> Tensor:
+    held = flat.sort(dim=1, descending=True).values.cumsum(dim=1)
+    # Rounding of the running sum must not ask for one more cell.
+    enough = share - 4 * torch.finfo(flat.dtype).eps
+    return ((held < enough).sum(dim=1) + 1).clamp_max(flat.shape[1]) / flat.shape[1]
+
+
+def _peaks(heatmaps: Tensor) -> Tensor:
+    highest = heatmaps.amax(dim=(1, 2), keepdim=True)
+    around = F.max_pool2d(heatmaps[:, None], kernel_size=3, stride=1, padding=1)[:, 0]
+    return ((heatmaps >= around) & (heatmaps >= highest / 2)).sum(dim=(1, 2)).to(heatmaps.dtype)
+
+
+def _corners(mass: Tensor) -> Tensor:
+    high, wide = (max(1, side // CORNER) for side in mass.shape[1:])
+    inside = torch.zeros_like(mass[0])
+    for rows in (slice(0, high), slice(-high, None)):
+        for columns in (slice(0, wide), slice(-wide, None)):
+            inside[rows, columns] = 1
+    return (mass * inside).sum(dim=(1, 2))
+
+
+def _border_colour(pixels: Tensor) -> Tensor:
+    high, wide = (max(1, side // 16) for side in pixels.shape[2:])
+    ring = torch.ones_like(pixels[0, 0])
+    ring[high:-high, wide:-wide] = 0
+    colour: Tensor = (pixels * ring).sum(dim=(2, 3)) / ring.sum()
+    return colour
+
+
+def _blank(values: Tensor, where: Tensor) -> Tensor:
+    return values.masked_fill(where, float("nan"))

@@ -1,0 +1,357 @@
+"""The classifier that is audited: built, filled with weights, tried on one picture."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline import cam, checkpoint, factory, preprocess
+from pipeline.checkpoint import Weights
+from pipeline.config import AUTO, CustomModel, ModelConfig, PreprocessConfig, ZooModel
+from pipeline.errors import ConfigError
+from pipeline.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+ZOO_OUTPUTS = 1000
+"""Classes of a torchvision model that nothing else is known of (ImageNet-1k)."""
+
+# Layers that move or thin out a map without computing a new one.
+PASSIVE = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Identity,
+)
+
+
+@dataclass
+class Classifier:
+    """A classifier on its device, and what is known about it.
+
+    layer_name names the module that is explained; grid is (rows, columns) of its map, channels its
+    depth. class_names are None where neither weights nor settings name the outputs.
+    """
+
+    module: nn.Module
+    layer_name: str
+    preprocess: Preprocess
+    class_names: list[str] | None
+    n_outputs: int
+    channels: int
+    grid: tuple[int, int]
+    fingerprint: str
+    warnings: list[str]
+
+    @property
+    def layer(self) -> nn.Module:
+        """The module whose output is explained."""
+        return self.module.get_submodule(self.layer_name)
+
+
+@dataclass
+class _Built:
+    """A module as its library gives it, with its own preprocessing and class names, if any."""
+
+    module: nn.Module
+    preprocess: PreprocessConfig
+    class_names: list[str] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
+    """Build the classifier of the settings and try it on one picture.
+
+    Raises:
+        ConfigError: a model, checkpoint, layer, class list or preprocessing that cannot be used.
+    """
+    class_names = _class_names(config.class_names)
+    weights = None
+    if config.checkpoint is not None:
+        weights = checkpoint.read(config.checkpoint, trust=config.trust_checkpoint)
+    torch.manual_seed(seed)  # random weights are the same on every resume
+    built = BUILDERS[config.kind](config, weights)
+    if weights is not None:
+        checkpoint.fill(built.module, weights, str(config.checkpoint))
+    module = built.module.to(device).eval()
+    fitting = _preprocess(config.preprocess, built)
+    blank = fitting.normalise(
+        torch.full((1, 3, *fitting.crop), 127, dtype=torch.uint8, device=device)
+    )
+    layer_name = _target_layer(config.target_layer, module, blank)
+    logits, activations = _try(module, layer_name, blank)
+    return Classifier(
+        module=module,
+        layer_name=layer_name,
+        preprocess=fitting,
+        class_names=class_names or built.class_names,
+        n_outputs=logits.shape[1],
+        channels=activations.shape[1],
+        grid=(activations.shape[2], activations.shape[3]),
+        fingerprint=fingerprint(module),
+        warnings=built.warnings,
+    )
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash of a model's structure and weights (32 hex digits)."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def auto_layer(module: nn.Module, images: Tensor) -> str | None:
+    """Name of the last module that computes an (N, C, h, w) map of more than one cell.
+
+    Pooling and dropout compute nothing new and are passed over, and so is a block that ends in
+    one. Where several modules give the same map, the outermost is named. None where there is none.
+    """
+    found: list[str] = []
+    passed_on: list[Tensor] = []  # kept alive, so that no new tensor is taken for one of them
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(layer: nn.Module, _inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim != 4 or output[0, 0].numel() == 1:
+                return
+            if isinstance(layer, PASSIVE) or any(output is other for other in passed_on):
+                passed_on.append(output)
+            else:
+                found.append(name)
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(note(name)) for name, layer in module.named_modules() if name
+    ]
+    try:
+        with torch.no_grad():
+            module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((name for name in reversed(found) if found.count(name) == 1), None)
+
+
+def _torchvision(config: ZooModel, weights: Weights | None) -> _Built:
+    models = torchvision.models
+    known = models.list_models(module=models)
+    if config.name not in known:
+        raise ConfigError(
+            f"model.name: torchvision has no {config.name!r}{_close(config.name, known)}"
+        )
+    kinds = models.get_model_weights(config.name)
+    if config.weights is not None and config.weights not in ("DEFAULT", *kinds.__members__):
+        raise ConfigError(
+            f"model.weights: {config.name} has {', '.join(kinds.__members__)}, "
+            f"not {config.weights!r}"
+        )
+    chosen = kinds[config.weights] if config.weights in kinds.__members__ else kinds.DEFAULT
+    says = _torchvision_preprocess(chosen.transforms())
+    if weights is not None:
+        with torch.device("meta"):
+            skeleton = models.get_model(config.name, weights=None)
+        n_outputs = checkpoint.n_outputs(weights, skeleton, ZOO_OUTPUTS)
+        return _Built(models.get_model(config.name, weights=None, num_classes=n_outputs), says)
+    if config.weights is None:
+        module = models.get_model(config.name, weights=None)
+        return _Built(module, says, warnings=[_random_weights(config.name)])
+    try:
+        module = models.get_model(config.name, weights=chosen)
+    except OSError as error:
+        raise ConfigError(f"model.weights: {chosen} cannot be downloaded: {error}") from error
+    return _Built(module, says, list(chosen.meta["categories"]))
+
+
+def _timm(config: ZooModel, weights: Weights | None) -> _Built:
+    try:
+        import timm  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError('model=timm needs timm: pip install "camaudit[timm]"') from error
+    if not timm.is_model(config.name):
+        raise ConfigError(
+            f"model.name: timm has no {config.name!r}{_close(config.name, timm.list_models())}"
+        )
+    pretrained = weights is None and config.weights is not None
+    arguments: dict[str, Any] = {}
+    if weights is not None:
+        skeleton = timm.create_model(config.name)
+        arguments["num_classes"] = checkpoint.n_outputs(weights, skeleton, skeleton.num_classes)
+    try:
+        module = timm.create_model(config.name, pretrained=pretrained, **arguments)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"model.name: timm cannot build {config.name}: {error}") from error
+    says = _timm_preprocess(timm.data.resolve_model_data_config(module))
+    if weights is None and not pretrained:
+        return _Built(module, says, warnings=[_random_weights(config.name)])
+    if pretrained and module.num_classes == ZOO_OUTPUTS:
+        info = timm.data.ImageNetInfo()
+        return _Built(module, says, [info.index_to_description(i) for i in range(ZOO_OUTPUTS)])
+    return _Built(module, says)
+
+
+def _custom(config: CustomModel, _weights: Weights | None) -> _Built:
+    module = factory.build("model.factory", config.factory, config.factory_args)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"model.factory: {config.factory} returned a {type(module).__name__}, "
+            "not a torch.nn.Module"
+        )
+    grey = _first_channels(module) == 1
+    says = PreprocessConfig(
+        resize=256,
+        crop=224,
+        mean=[0.5] if grey else list(IMAGENET_MEAN),
+        std=[0.5] if grey else list(IMAGENET_STD),
+    )
+    open_keys = [
+        key for key in ("resize", "mean", "std") if getattr(config.preprocess, key) is None
+    ]
+    if not open_keys:
+        return _Built(module, says)
+    used = ", ".join(f"{key}={getattr(says, key)}" for key in ("resize", "crop", "mean", "std"))
+    note = f"model.preprocess.{{{','.join(open_keys)}}} not given; what is open was taken as {used}"
+    return _Built(module, says, warnings=[note])
+
+
+BUILDERS: dict[str, Callable[[Any, Weights | None], _Built]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "custom": _custom,
+}
+
+
+def _torchvision_preprocess(transforms: Any) -> PreprocessConfig:
+    return PreprocessConfig(
+        resize=transforms.resize_size[0],
+        crop=transforms.crop_size[0],
+        mean=list(transforms.mean),
+        std=list(transforms.std),
+        interpolation=transforms.interpolation.value,
+    )
+
+
+def _timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
+    """timm resizes to size / crop_pct before it crops (timm.data.transforms_factory)."""
+    crop = list(data["input_size"][1:])
+    return PreprocessConfig(
+        resize=int(min(crop) / data["crop_pct"]),
+        crop=crop,
+        mean=list(data["mean"]),
+        std=list(data["std"]),
+        interpolation=data["interpolation"],
+    )
+
+
+def _preprocess(wanted: PreprocessConfig, built: _Built) -> Preprocess:
+    """What the settings say, and where they are silent, what the weights say."""
+    says = built.preprocess
+    own_size = wanted.resize is not None or wanted.crop is not None
+    fitting = preprocess.checked(
+        resize=(wanted.resize or wanted.crop) if own_size else says.resize,
+        crop=wanted.crop if own_size else says.crop,
+        mean=says.mean if wanted.mean is None else wanted.mean,
+        std=says.std if wanted.std is None else wanted.std,
+        interpolation=wanted.interpolation or says.interpolation,
+    )
+    channels = _first_channels(built.module)
+    if channels not in (None, fitting.channels):
+        raise ConfigError(
+            f"model.preprocess.mean has {fitting.channels} channels, the model takes {channels}"
+        )
+    return fitting
+
+
+def _first_channels(module: nn.Module) -> int | None:
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    return first.in_channels if first is not None else None
+
+
+def _target_layer(wanted: str, module: nn.Module, images: Tensor) -> str:
+    if wanted != AUTO:
+        names = [name for name, _ in module.named_modules() if name]
+        if wanted in names:
+            return wanted
+        raise ConfigError(f"model.target_layer: the model has no {wanted!r}{_close(wanted, names)}")
+    try:
+        name = auto_layer(module, images)
+    except Exception as error:
+        raise ConfigError(_cannot_run(images, error)) from error
+    if name is None:
+        raise ConfigError(
+            "model.target_layer: no layer gives a (batch, channels, rows, columns) map"
+        )
+    return name
+
+
+def _try(module: nn.Module, layer_name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """One explained forward pass: the logits and activations that all others will resemble."""
+    try:
+        with cam.cut_graph(module, module.get_submodule(layer_name)) as forward:
+            logits, activations = forward(images)
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+                shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
+            cam.gradients(
+                logits, activations, torch.zeros(1, 1, dtype=torch.long, device=images.device)
+            )
+    except cam.LayerError as error:
+        raise ConfigError(
+            f"model.target_layer: {layer_name!r} cannot be explained: {error}"
+        ) from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(_cannot_run(images, error)) from error
+    return logits.detach(), activations.detach()
+
+
+def _class_names(wanted: Any) -> list[str] | None:
+    """A list, or the lines of a text file, or a JSON list or {"0": name} mapping."""
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        wanted = _class_file(Path(wanted))
+    if not isinstance(wanted, list) or not wanted:
+        raise ConfigError(f"model.class_names: {wanted!r} is neither a list of names nor a file")
+    names = [str(name) for name in wanted]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"model.class_names: given more than once: {', '.join(twice[:10])}")
+    return names
+
+
+def _class_file(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text)
+        return [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model.class_names: {path} cannot be read: {error}") from error
+
+
+def _close(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]
+    return f"; close names: {', '.join(close)}" if close else ""
+
+
+def _cannot_run(images: Tensor, error: Exception) -> str:
+    return f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
+
+
+def _random_weights(name: str) -> str:
+    return f"{name} has random weights: set model.weights or model.checkpoint"

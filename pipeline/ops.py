@@ -1,0 +1,223 @@
+"""What an unattended run needs: one run at a time, signals, run.json, progress, versions."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline import __version__, store
+from pipeline.config import AUTO, Config
+from pipeline.errors import ConfigError, NotFinished, Stopped
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "hydra-core")
+LOG_EVERY = 10.0
+"""Seconds between two progress lines where there is no terminal."""
+
+
+class ProgressSafeHandler(logging.Handler):
+    """Writes log lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to stderr."""
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - logging must not end a run
+            self.handleError(record)
+
+
+@dataclass
+class Attempt:
+    """One start of the command: when, on what, how it ended."""
+
+    started: str
+    ended: str | None = None
+    state: str = "running"
+    exit_code: int | None = None
+    message: str | None = None
+    device: str | None = None
+    images: int = 0
+    images_per_second: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Journal:
+    """run.json: the state of a run and of every attempt at it, replaced whole at each change."""
+
+    def __init__(self, config: Config) -> None:
+        self.path = config.folder / "run.json"
+        self.config = asdict(config)
+        self.attempt = Attempt(started=_now())
+        earlier = self._earlier()
+        self.attempts: list[dict[str, Any]] = earlier.get("attempts", [])
+        # What explain found holds for stages that run alone, until explain runs again.
+        self.counts: dict[str, int] = earlier.get("counts", {})
+        self.warnings: list[str] = earlier.get("warnings", [])
+        self.write()
+
+    def warn(self, text: str) -> None:
+        """Note something about the audit itself that its reader must know."""
+        if text not in self.warnings:
+            log.warning("%s", text)
+            self.warnings.append(text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage, in seconds."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.attempt.seconds[name] = round(time.perf_counter() - begun, 3)
+            self.write()
+
+    def end(self, state: str, exit_code: int, message: str | None = None) -> None:
+        """Note how the attempt ended: complete, failed or aborted."""
+        self.attempt.ended, self.attempt.state = _now(), state
+        self.attempt.exit_code, self.attempt.message = exit_code, message
+        self.write()
+
+    def write(self) -> None:
+        """Replace run.json."""
+        content = {
+            "state": self.attempt.state,
+            "exit_code": self.attempt.exit_code,
+            "counts": self.counts,
+            "warnings": self.warnings,
+            "device": self.attempt.device,
+            "seconds": self.attempt.seconds,
+            "images_per_second": self.attempt.images_per_second,
+            "versions": versions(),
+            "config": self.config,
+            "attempts": [*self.attempts, asdict(self.attempt)],
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        draft.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        store.sync(draft)
+        draft.replace(self.path)
+
+    def _earlier(self) -> dict[str, Any]:
+        """What earlier attempts left; one that still says running was killed."""
+        try:
+            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        for attempt in content.get("attempts", []):
+            if attempt["state"] == "running":
+                attempt["state"], attempt["message"] = "aborted", "killed"
+        return content
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        NotFinished: where another process holds it.
+        ConfigError: where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise NotFinished(f"another camaudit is at work in {folder}") from error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into Stopped, so that loaders and files are closed on the way out."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        raise Stopped(signum)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(total: int, done: int) -> Iterator[Any]:
+    """A tqdm bar with images/s and time left on a terminal, a line every ten seconds elsewhere.
+
+    Yields advance(images).
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, initial=done, unit="img", desc="explain", smoothing=0.1) as bar:
+            yield bar.update
+        return
+    begun = told = time.monotonic()
+    count = done
+
+    def advance(images: int) -> None:
+        nonlocal count, told
+        count += images
+        now = time.monotonic()
+        if now - told >= LOG_EVERY and count > done:
+            told = now
+            rate = (count - done) / (now - begun)
+            left = (total - count) / rate
+            log.info("explain: %d/%d images, %.1f/s, %.0f s left", count, total, rate, left)
+
+    yield advance
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of the settings; auto takes a GPU where there is one.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
+    if wanted == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return device
+
+
+def versions() -> dict[str, str]:
+    """What ran: camaudit, Python and the libraries that make the numbers."""
+    found = {"camaudit": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

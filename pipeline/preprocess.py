@@ -1,0 +1,99 @@
+"""From a decoded picture to the model's input: geometry in the loader, numbers on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from pipeline.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a model expects of a picture.
+
+    resize is the shorter side in pixels or (height, width); crop the (height, width) of the centre
+    crop; mean and std, per channel in [0, 1], tell by their number whether the model sees colour
+    (3) or grey (1). The order (resize, crop, scale, normalise) and the antialiased resize are
+    those of torchvision's ImageClassification transforms.
+    """
+
+    resize: int | tuple[int, int]
+    crop: tuple[int, int]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return len(self.mean)
+
+    def fit(self, picture: NDArray[np.uint8]) -> Tensor:
+        """(H, W, C) uint8 to the (C, height, width) uint8 that the model sees."""
+        tensor = torch.from_numpy(picture).permute(2, 0, 1)
+        size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+        tensor = V.resize(tensor, size, InterpolationMode(self.interpolation), antialias=True)
+        cropped: Tensor = V.center_crop(tensor, list(self.crop))
+        return cropped.contiguous()
+
+    def colours(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) uint8 with the number of channels that the model wants."""
+        return images if self.channels == 3 else V.rgb_to_grayscale(images)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return (self.colours(images).float() / 255 - mean) / std
+
+
+def checked(
+    resize: object, crop: object, mean: object, std: object, interpolation: str | None
+) -> Preprocess:
+    """A Preprocess from what a person wrote.
+
+    Raises:
+        ConfigError: naming the key that cannot be used.
+    """
+    height_width = _size("crop", resize if crop is None else crop)
+    sides = resize if isinstance(resize, int) else _size("resize", resize)
+    modes = ("nearest", "bilinear", "bicubic")
+    interpolation = interpolation or "bilinear"
+    if interpolation not in modes:
+        raise ConfigError(
+            f"model.preprocess.interpolation: {interpolation!r} is none of {', '.join(modes)}"
+        )
+    means, stds = _colour("mean", mean), _colour("std", std)
+    if len(means) != len(stds) or min(stds) <= 0:
+        raise ConfigError(
+            f"model.preprocess: mean {list(means)} and std {list(stds)} need the same "
+            "number of channels (1 or 3), and a std above 0"
+        )
+    return Preprocess(sides, height_width, means, stds, interpolation)
+
+
+def _size(key: str, value: object) -> tuple[int, int]:
+    sides = [value, value] if isinstance(value, int) else value
+    if (
+        isinstance(sides, list | tuple)
+        and len(sides) == 2
+        and all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        return int(sides[0]), int(sides[1])
+    raise ConfigError(f"model.preprocess.{key}: {value!r} is neither pixels nor [height, width]")
+
+
+def _colour(key: str, value: object) -> tuple[float, ...]:
+    if isinstance(value, list | tuple) and len(value) in (1, 3):
+        return tuple(float(channel) for channel in value)
+    raise ConfigError(f"model.preprocess.{key}: {value!r} needs one number per channel, 1 or 3")

@@ -1,0 +1,1 @@
+"""The five stages, each one run(): tables in, tables out."""

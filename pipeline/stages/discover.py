@@ -1,0 +1,160 @@
+"""discover: per class, statistics and candidate shortcuts, from the tables alone.
+
+A candidate is a region off the place where other classes' images are looked at, in which the
+images predicted as this class draw more heat than a random draw of all images would. What cannot
+be found so: a cue that lies where objects usually are, one that moves, and a whole-image cue
+(tint, texture) that heat cannot localise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from pipeline import regions, sample, store
+from pipeline.config import Config
+from pipeline.ops import Journal
+from pipeline.regions import Region
+from pipeline.sample import Sample
+from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
+from pipeline.store import RunFolder
+
+log = logging.getLogger(__name__)
+
+LEAST = 8
+"""A class with fewer live maps is not searched: nothing about it could be significant."""
+MEMBER = 0.95
+MOST_REGIONS = 3
+"""Regions of a class that go on to verify, the clearest first."""
+
+
+def run(config: Config, _journal: Journal) -> None:
+    """Write classes.parquet and candidates.parquet.
+
+    Raises:
+        NotFinished: where parts are missing.
+    """
+    folder = RunFolder(config.folder)
+    setup = store.read_plan(folder).setup
+    rows = store.rows(folder, setup)
+    store.write(class_table(rows, setup), folder.analysis("classes"))
+    drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
+    candidates = [
+        candidate
+        for class_index in np.unique(drawn.classes)
+        for candidate in _candidates(config, setup, drawn, int(class_index))
+    ]
+    log.info("%d candidates in %d classes", len(candidates), len(setup.class_names))
+    store.write(pa.Table.from_pylist(candidates, CANDIDATES), folder.analysis("candidates"))
+
+
+def class_table(rows: ds.Dataset, setup: Setup) -> pa.Table:
+    """Counts and means of every class, in one pass over the rows (classes_schema)."""
+    n_classes = len(setup.class_names)
+    counts = {
+        name: np.zeros(n_classes, np.int64)
+        for name in ("n_label", "n_pred", "n_correct", "dead_maps")
+    }
+    means = {name: _Mean(n_classes) for name in ("confidence", *FOCUS)}
+    maps = _Mean(n_classes, setup.grid[0] * setup.grid[1])
+    columns = ["label_index", "pred_index", "heatmap_max", "heatmap", "confidence", *FOCUS]
+    for batch in rows.to_batches(columns=columns, filter=ds.field("status") == "ok"):
+        predicted = batch["pred_index"].to_numpy(zero_copy_only=False)
+        label = batch["label_index"].fill_null(-1).to_numpy(zero_copy_only=False)
+        dead = batch["heatmap_max"].to_numpy() == 0
+        for name, classes in (
+            ("n_label", label[label >= 0]),
+            ("n_pred", predicted),
+            ("n_correct", predicted[predicted == label]),
+            ("dead_maps", predicted[dead]),
+        ):
+            counts[name] += np.bincount(classes, minlength=n_classes)
+        for name, mean in means.items():
+            mean.add(predicted, batch[name].to_numpy(zero_copy_only=False))
+        flat = batch["heatmap"].flatten().to_numpy(zero_copy_only=False)
+        maps.add(predicted, flat.reshape(len(predicted), -1).astype(np.float64))
+    return _as_table(setup, counts, means, maps)
+
+
+class _Mean:
+    """Running means of a column, or of rows of a matrix, per class; NaN does not count."""
+
+    def __init__(self, n_classes: int, width: int = 1) -> None:
+        self.total = np.zeros((n_classes, width))
+        self.count = np.zeros((n_classes, width), np.int64)
+
+    def add(self, classes: NDArray[Any], values: NDArray[Any]) -> None:
+        values = values.reshape(len(classes), -1)
+        np.add.at(self.total, classes, np.nan_to_num(values))
+        np.add.at(self.count, classes, ~np.isnan(values))
+
+    def values(self) -> NDArray[np.float64]:
+        """(n_classes, width), NaN where nothing was counted."""
+        return np.divide(
+            self.total, self.count, where=self.count > 0, out=np.full_like(self.total, np.nan)
+        )
+
+
+def _as_table(
+    setup: Setup, counts: dict[str, NDArray[np.int64]], means: dict[str, _Mean], maps: _Mean
+) -> pa.Table:
+    schema = classes_schema(setup.grid)
+    columns: dict[str, Any] = {
+        "class_index": range(len(setup.class_names)),
+        "class_name": setup.class_names,
+        **counts,
+        **{name: mean.values()[:, 0] for name, mean in means.items()},
+        "heatmap": [None if np.isnan(row).any() else row for row in maps.values()],
+    }
+    with np.errstate(invalid="ignore", divide="ignore"):
+        columns["accuracy"] = counts["n_correct"] / counts["n_label"]
+        columns["precision"] = counts["n_correct"] / np.where(
+            counts["n_label"].any(), counts["n_pred"], 0
+        )
+    arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _candidates(
+    config: Config, setup: Setup, drawn: Sample, class_index: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of CANDIDATES for one class."""
+    own = drawn.classes == class_index
+    if own.sum() < LEAST or (~own).sum() < LEAST:
+        return
+    heat = regions.mass(drawn.heatmaps)
+    rng = np.random.default_rng((config.seed, class_index))
+    name = setup.class_names[class_index]
+    found = regions.unusual_regions(heat[own], heat[~own], config.analysis.permutations, rng)
+    for region in found[:MOST_REGIONS]:
+        yield _candidate(name, class_index, region, heat, drawn)
+
+
+def _candidate(
+    name: str, class_index: int, region: Region, heat: NDArray[np.floating], drawn: Sample
+) -> dict[str, Any]:
+    own = drawn.classes == class_index
+    kind, place = regions.kind(region.cells), regions.place(region.cells)
+    share = regions.share(heat, region.cells)
+    # A member has more heat in the region than all but the most extreme images of other classes.
+    threshold = float(np.quantile(share[~own], MEMBER))
+    return {
+        "candidate_id": regions.identity(name, kind, place),
+        "class_index": class_index,
+        "class_name": name,
+        "kind": kind,
+        "place": place,
+        "raised_by": region.statistic,
+        "statistic": region.z,
+        "p_value": region.p_value,
+        "region": regions.bounds(region.cells),
+        "cells": region.cells.ravel().tolist(),
+        "threshold": threshold,
+        "member_index": drawn.index[own & (share > threshold)].tolist(),
+    }

@@ -1,0 +1,186 @@
+"""The tables of a run on disk: commit, list, read and check. Nothing else writes data.
+
+A committed part is its own marker: it counts when its footer parses and carries the plan's
+fingerprint and rows. There is no second record of what is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.schema import Setup
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The planned images and what was decided for them."""
+
+    table: pa.Table
+    setup: Setup
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run stand."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan of the run."""
+        return self.path / "plan.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.path / "report"
+
+    def part(self, shard: int) -> Path:
+        """The part that a shard is committed to."""
+        return self.path / "parts" / f"part-{shard:05d}.parquet"
+
+    def analysis(self, name: str) -> Path:
+        """A table of the analysis, by its name."""
+        return self.path / "analysis" / f"{name}.parquet"
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Commit a table: it is there whole, or not at all.
+
+    Raises:
+        DataError: where what was written reads back as something else.
+        OSError: disk full, folder read-only; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
+    try:
+        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
+        written = pq.read_metadata(draft)
+        if written.num_rows != table.num_rows:
+            raise DataError(f"{path} reads back {written.num_rows} of {table.num_rows} rows")
+        sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A committed table, its page checksums verified.
+
+    Raises:
+        NotFinished: where the stage that writes it has not run.
+        DataError: where the file is damaged.
+    """
+    if not path.is_file():
+        raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+
+
+def read_plan(run: RunFolder) -> Plan:
+    """The plan of a run.
+
+    Raises:
+        NotFinished, DataError: as `read`.
+        ConfigError: where another version of camaudit wrote it.
+    """
+    table = read(run.plan)
+    try:
+        return Plan(table, Setup.from_metadata(table.schema.metadata))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{run.plan} was not written by this version; start a new run_id"
+        ) from error
+
+
+def write_plan(run: RunFolder, plan: Plan) -> None:
+    """Commit the plan with its setup in the metadata."""
+    write(plan.table.replace_schema_metadata(plan.setup.to_metadata()), run.plan)
+
+
+def commit_part(run: RunFolder, setup: Setup, shard: int, table: pa.Table) -> None:
+    """Commit the rows of one shard.
+
+    Raises:
+        DataError: where they are not the shard's planned rows.
+    """
+    if table["index"].to_pylist() != list(setup.rows(shard)):
+        raise DataError(f"shard {shard}: its rows are not the planned ones")
+    write(table.replace_schema_metadata(setup.to_metadata()), run.part(shard))
+
+
+def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
+    """Whether the part of a shard is there and belongs to this plan, from its footer alone."""
+    path = run.part(shard)
+    if not path.is_file():
+        return False
+    try:
+        footer = pq.ParquetFile(path)
+        planned = setup.rows(shard)
+        rows = footer.metadata.num_rows == len(planned)
+        fits = Setup.from_metadata(footer.schema_arrow.metadata).fingerprint == setup.fingerprint
+        groups = range(footer.metadata.num_row_groups)
+        bounds = [footer.metadata.row_group(group).column(0).statistics for group in groups]
+        in_place = bool(bounds) and (bounds[0].min, bounds[-1].max) == (planned[0], planned[-1])
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        log.warning("%s is damaged and is computed again: %s", path, _first_line(error))
+        return False
+    if not (rows and fits and in_place):
+        log.warning("%s does not belong to this plan and is computed again", path)
+    return rows and fits and in_place
+
+
+def missing_shards(run: RunFolder, setup: Setup) -> list[int]:
+    """Shards that have no committed part yet."""
+    return [shard for shard in range(setup.n_shards) if not is_committed(run, setup, shard)]
+
+
+def rows(run: RunFolder, setup: Setup) -> ds.Dataset:
+    """All rows of a finished explain stage, to be scanned by column.
+
+    Raises:
+        NotFinished: naming the shards that are missing.
+    """
+    missing = missing_shards(run, setup)
+    if missing:
+        raise NotFinished(
+            f"{len(missing)} of {setup.n_shards} parts are missing (first: part-{missing[0]:05d}); "
+            "run the explain stage first"
+        )
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.dataset(
+        [str(run.part(shard)) for shard in range(setup.n_shards)],
+        format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+    )
+
+
+def sweep(run: RunFolder) -> None:
+    """Remove what dead attempts left half-written; the caller holds the run's lock."""
+    for draft in run.path.glob("**/.*.tmp"):
+        draft.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
