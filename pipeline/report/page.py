@@ -126,7 +126,7 @@ def plural(number: int, noun: str) -> str:
 
 def percent(share: float | None) -> str:
     """A share in [0, 1] with one decimal, or a dash."""
-    return NONE if share is None else f"{share:.1%}".replace("%", "\u202f%")
+    return NONE if share is None else f"{share:.1%}"
 
 
 def count(value: int | None) -> str:

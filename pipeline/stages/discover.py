@@ -78,7 +78,7 @@ def class_table(rows: ds.Dataset, setup: Setup) -> pa.Table:
         for name, mean in means.items():
             mean.add(predicted, batch[name].to_numpy(zero_copy_only=False))
         flat = batch["heatmap"].flatten().to_numpy(zero_copy_only=False)
-        maps.add(predicted, flat.reshape(len(predicted), -1).astype(np.float64))
+        maps.add(predicted, flat.astype(np.float64))
     return _as_table(setup, counts, means, maps)
 
 
@@ -90,7 +90,7 @@ class _Mean:
         self.count = np.zeros((n_classes, width), np.int64)
 
     def add(self, classes: NDArray[Any], values: NDArray[Any]) -> None:
-        values = values.reshape(len(classes), -1)
+        values = values.reshape(-1, self.total.shape[1])
         np.add.at(self.total, classes, np.nan_to_num(values))
         np.add.at(self.count, classes, ~np.isnan(values))
 

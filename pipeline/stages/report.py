@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def run(config: Config, journal: Journal) -> None:
         _draw(rows, shown, findings, _reliance(folder, findings), studio)
         report = Report(
             run_id=config.run_id,
-            date=journal.attempt.started,
+            date=f"{datetime.fromisoformat(journal.attempt.started):%Y-%m-%d %H:%M %Z}",
             counts={"planned": setup.n_images, "ok": setup.n_images - n_errors, "error": n_errors},
             accuracy=_accuracy(classes),
             warnings=journal.warnings,
@@ -190,8 +191,8 @@ def _tried(config: Config, setup: Setup, n_candidates: int) -> str:
     return (
         f"Up to {limits.sample_per_class:,} images of each of {len(setup.class_names):,} classes were "
         f"compared; {page.plural(n_candidates, 'suspicious region')} went on to the test by "
-        f"intervention, where a shortcut must change at least {page.percent(limits.min_effect)} of "
-        f"the pictures more than its control, at a false discovery rate of {page.percent(limits.fdr)}."
+        f"intervention, where a shortcut must change {100 * limits.min_effect:g}% of the pictures "
+        f"more than its control does, at a false discovery rate of {100 * limits.fdr:g}%."
     )
 
 
