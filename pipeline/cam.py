@@ -26,7 +26,7 @@ def cut_graph(model: nn.Module, layer: nn.Module) -> Iterator[Forward]:
     Yields forward(images) -> (logits (N, K), activations (N, C, h, w)). The logits carry a graph
     that begins at the activations; take gradients with `gradients`. Inside, the model is in
     evaluation mode and its parameters need no gradient; mode, requires_grad and hooks are
-    restored afterwards, exception or not.
+    restored afterwards, exception or not. The caller's grad mode does not matter.
 
     Raises:
         LayerError: from forward(), where the layer is not reached, is reached more than once,
@@ -35,16 +35,18 @@ def cut_graph(model: nn.Module, layer: nn.Module) -> Iterator[Forward]:
     reached: list[Tensor] = []
 
     def begin_graph(_module: nn.Module, _inputs: object, output: object) -> Tensor:
-        activations = _checked(output).detach().requires_grad_()
+        # Copied twice: neither what shares this layer's memory nor an in-place layer behind it
+        # may overwrite the activations.
+        activations = _checked(output).detach().clone().requires_grad_()
         reached.append(activations)
-        torch.set_grad_enabled(True)
-        # A copy goes on: an in-place layer behind this one must not overwrite the activations.
+        torch.set_grad_enabled(True)  # a model may run its trunk under no_grad
         return activations.clone()
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         reached.clear()
-        with torch.inference_mode(mode=False), torch.no_grad():
-            logits = model(images)
+        # Up to the layer nothing needs a gradient, so that autograd keeps nothing.
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            logits = model(images.clone() if images.is_inference() else images.detach())
         if len(reached) != 1:
             raise LayerError(f"a forward pass goes through it {len(reached)} times, not once")
         return logits, reached.pop()
@@ -84,11 +86,11 @@ def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
     """
     if not logits.requires_grad:
         raise LayerError("it does not feed the model's output")
-    chosen = logits.gather(1, targets)
     slopes = []
-    for column in range(targets.shape[1]):
+    for classes in targets.T:
+        chosen = torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
         (slope,) = torch.autograd.grad(
-            chosen[:, column].sum(), activations, retain_graph=True, allow_unused=True
+            logits, activations, chosen, retain_graph=True, allow_unused=True
         )
         if slope is None:
             raise LayerError("it does not feed the model's output")

@@ -71,7 +71,7 @@ def unusual_regions(
         hot &= z >= z[hot].max() / 2
         labels, count = ndimage.label(hot, structure=np.ones((3, 3)))
         for label in range(1, count + 1):
-            cells = labels == label
+            cells = _filled(labels == label)
             found.append(Region(cells, name, float(z[cells].max()), p_value))
     found.sort(key=lambda region: -region.z)
     return _distinct(found)
@@ -152,6 +152,14 @@ def _excess(
     highest = ((null - null.mean(axis=0)) / scale).max(axis=(1, 2))
     p_value = (1 + int((highest >= z.max()).sum())) / (1 + permutations)
     return z, p_value, float(np.quantile(highest, 1 - LEVEL))
+
+
+def _filled(cells: Cells) -> Cells:
+    """The box around cells (h, w) that fill at least half of it, else the cells themselves."""
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    box = np.zeros_like(cells)
+    box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return box if cells.sum() >= box.sum() / 2 else cells
 
 
 def _distinct(regions: list[Region]) -> list[Region]:

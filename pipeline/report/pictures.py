@@ -66,9 +66,9 @@ def overlay(image: Rgb, heatmap: Heatmap, alpha: float, colormap: str) -> Rgb:
 
 
 def for_display(image: Rgb, side: int) -> Rgb:
-    """A picture whose longer side is `side` pixels, or the next whole multiple of its own above that.
+    """A picture whose longer side is `side` pixels, a small one's the next multiple of its own.
 
-    Small pictures are enlarged by whole pixels: what the model saw, not what smoothing makes of it.
+    Pixels of small pictures stay sharp: what the model saw, not what smoothing makes of it.
     """
     height, width = image.shape[:2]
     longer = max(height, width)
@@ -94,7 +94,7 @@ def colour_bar(width: int, height: int, alpha: float, colormap: str) -> Rgb:
 
 
 def place(heatmap: Heatmap) -> str:
-    """Where a heatmap is hottest, in words: "upper left", "centre", "lower edge"; "nowhere" if dead."""
+    """Where a heatmap is hottest, in words: upper left, centre, lower edge; nowhere if dead."""
     if not heatmap.max() > 0:
         return "nowhere"
     row, column = np.unravel_index(int(heatmap.argmax()), heatmap.shape)

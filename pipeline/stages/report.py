@@ -113,8 +113,11 @@ def seer(config: Config, setup: Setup) -> Callable[[int, str], Rgb]:
             raise gone
 
         return fail
-    values = setup.preprocess.items()
-    preprocess = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in values})
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+        for key, value in setup.preprocess.items()
+    }
+    preprocess = Preprocess(**values)
 
     def see(index: int, image_id: str) -> Rgb:
         if source.image_ids[index : index + 1] != [image_id]:
@@ -144,7 +147,8 @@ def _draw(
     ids = {suspect["image_id"] for suspect in suspects}
     ids.update(image_id for finding in findings for image_id in finding["example_ids"])
     columns = ["index", "image_id", "heatmap", "heatmap_label"]
-    drawn = rows.to_table(columns=columns, filter=ds.field("image_id").isin(sorted(ids)))
+    wanted = ds.field("image_id").isin(pa.array(sorted(ids), pa.string()))
+    drawn = rows.to_table(columns=columns, filter=wanted)
     log.info("drawing %d images", drawn.num_rows)
     views = {row["image_id"]: studio.view(row) for row in drawn.to_pylist()}
     for suspect in suspects:
@@ -189,8 +193,8 @@ def _tried(config: Config, setup: Setup, n_candidates: int) -> str:
     """What was searched for shortcuts, in words."""
     limits = config.analysis
     return (
-        f"Up to {limits.sample_per_class:,} images of each of {len(setup.class_names):,} classes were "
-        f"compared; {page.plural(n_candidates, 'suspicious region')} went on to the test by "
+        f"Up to {limits.sample_per_class:,} images of each of {len(setup.class_names):,} classes "
+        f"were compared; {page.plural(n_candidates, 'suspicious region')} went on to the test by "
         f"intervention, where a shortcut must change {100 * limits.min_effect:g}% of the pictures "
         f"more than its control does, at a false discovery rate of {100 * limits.fdr:g}%."
     )

@@ -129,15 +129,16 @@ def _bench(config: Config, setup: Setup) -> Bench:
 
 
 def _pool(config: Config, drawn: Sample) -> Sample:
-    """The images that cues are pasted into: the most confident ones, evenly of all classes."""
-    order = np.lexsort((drawn.index, -drawn.confidence))
-    _, position = np.unique(drawn.classes, return_inverse=True)
+    """The images that cues are pasted into: of every class alike, drawn from its surer half."""
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(drawn.index))
     rank = np.empty(len(order), np.int64)
-    seen: dict[int, int] = {}
-    for row in order:
-        rank[row] = seen[position[row]] = seen.get(position[row], -1) + 1
-    chosen = np.sort(np.lexsort((position, rank))[: config.analysis.trials])
-    return drawn.at(chosen)
+    for class_index in np.unique(drawn.classes):
+        own = order[drawn.classes[order] == class_index]
+        sure = drawn.confidence[own] >= np.median(drawn.confidence[own])
+        rank[own] = np.where(sure, np.cumsum(sure) - 1, len(order))
+    chosen = np.argsort(rank, kind="stable")[: config.analysis.trials]
+    return drawn.at(np.sort(chosen[rank[chosen] < len(order)]))
 
 
 def _try(
