@@ -49,7 +49,7 @@ def explain(
     heatmap, peak = cam.normalise(raw)
     heatmap_label, peak_label = cam.normalise(raw_label)
     differs = given != predicted
-    columns = _prediction(scores, given, labels != NO_LABEL)
+    columns = _prediction(scores, predicted, given, labels != NO_LABEL)
     columns |= {
         "heatmap": heatmap.flatten(1),
         "heatmap_max": peak,
@@ -81,13 +81,18 @@ def projection(channels: int, dimensions: int, device: torch.device) -> Tensor |
     return torch.tensor(values / dimensions**0.5, dtype=torch.float32, device=device)
 
 
-def _prediction(scores: Tensor, given: Tensor, labelled: Tensor) -> dict[str, Tensor]:
+def _prediction(
+    scores: Tensor, predicted: Tensor, given: Tensor, labelled: Tensor
+) -> dict[str, Tensor]:
     log_probs = scores.log_softmax(dim=1)
     probs = log_probs.exp()
-    top_prob, top_index = probs.topk(min(TOP, probs.shape[1]), dim=1)
+    # The explained class leads even where others are equal to it, which topk orders at will.
+    leading = scores.scatter(1, predicted[:, None], torch.inf)
+    top_index = leading.topk(min(TOP, scores.shape[1]), dim=1).indices
+    top_prob = probs.gather(1, top_index)
     loss = -log_probs.gather(1, given[:, None])[:, 0]
     return {
-        "pred_index": top_index[:, 0],
+        "pred_index": predicted,
         "confidence": top_prob[:, 0],
         "label_prob": _where(labelled, probs.gather(1, given[:, None])[:, 0]),
         "margin": top_prob[:, 0] - top_prob[:, 1],

@@ -6,6 +6,8 @@ A dead map (all zero) has no place: its statistics are NaN.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,12 +53,12 @@ def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
         "focus_area90": _area(flat, 0.9),
         "focus_x": centre_x,
         "focus_y": centre_y,
-        "focus_spread": variance.clamp_min(0).sqrt(),
+        "focus_spread": variance.sqrt(),
         "focus_peak_x": (peak % columns + 0.5) / columns,
         "focus_peak_y": (peak.div(columns, rounding_mode="floor") + 0.5) / rows,
         "focus_peaks": _peaks(heatmaps),
-        "focus_border": 1 - mass[:, 1:-1, 1:-1].sum(dim=(1, 2)),
-        "focus_corner": _corners(mass),
+        "focus_border": _share(mass, _ring(1, 1, mass)),
+        "focus_corner": _share(mass, _corners(mass)),
         "focus_mean": heatmaps.mean(dim=(1, 2)),
     }
     dead = ~(total > 0)
@@ -64,8 +66,13 @@ def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
 
 
 def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
-    """Cosine of two maps (N, h, w) of the same images, in [0, 1]; NaN where one is dead: (N,)."""
+    """Cosine of two maps of the same images, in [0, 1]: (N,), NaN where one is dead.
+
+    Args:
+        heatmaps, label_heatmaps: (N, h, w) in [0, 1], divided by their maxima.
+    """
     similarity = F.cosine_similarity(heatmaps.flatten(1), label_heatmaps.flatten(1), dim=1)
+    similarity = similarity.clamp_max(1)
     dead = ~((heatmaps.amax(dim=(1, 2)) > 0) & (label_heatmaps.amax(dim=(1, 2)) > 0))
     return _blank(similarity, dead)
 
@@ -87,7 +94,7 @@ def object_statistics(heatmaps: Tensor, objects: Tensor) -> dict[str, Tensor]:
     _, rows, columns = heatmaps.shape
     cover = F.adaptive_avg_pool2d(objects[:, None].to(heatmaps.dtype), (rows, columns))[:, 0]
     total = heatmaps.sum(dim=(1, 2))
-    on_object = (heatmaps * cover).sum(dim=(1, 2)) / total
+    on_object = _share(heatmaps / total[:, None, None], cover)
     at_peak = cover.flatten(1).gather(1, heatmaps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
     none = ~(total > 0) | (cover.amax(dim=(1, 2)) == 0)
     return {
@@ -106,21 +113,24 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
         Each (N,) float32, colours in [0, 1]:
         image_mean_*, image_std_*: mean and standard deviation of red, green, blue;
         image_brightness, image_contrast: mean and standard deviation of the luma (ITU-R BT.601);
-        image_sharpness: standard deviation of the luma's Laplacian (4 neighbours);
-        image_border_*: mean colour of the outer 1/16 of the sides.
+        image_sharpness: standard deviation of the luma's Laplacian (4 neighbours) over the pixels
+            that have four; NaN where none has;
+        image_border_*: mean colour of the outer 1/16 of the sides, at least one pixel.
     """
     pixels = images.expand(-1, 3, -1, -1).float() / 255
-    luma = (pixels * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
-    laplacian = luma.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    edges = F.conv2d(luma[:, None], laplacian[None, None]).flatten(1)
+    red, green, blue = pixels.unbind(dim=1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    vertical = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1]
+    horizontal = luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    edges = vertical + horizontal - 4 * luma[:, 1:-1, 1:-1]
     statistics = {
         "image_brightness": luma.mean(dim=(1, 2)),
-        "image_contrast": luma.flatten(1).std(dim=1, correction=0),
-        "image_sharpness": edges.std(dim=1, correction=0),
+        "image_contrast": luma.std(dim=(1, 2), correction=0),
+        "image_sharpness": edges.std(dim=(1, 2), correction=0),
     }
     named = {
         "mean": pixels.mean(dim=(2, 3)),
-        "std": pixels.flatten(2).std(dim=2, correction=0),
+        "std": pixels.std(dim=(2, 3), correction=0),
         "border": _border_colour(pixels),
     }
     for name, colours in named.items():
@@ -139,8 +149,8 @@ def _mean_at(mass: Tensor, position: Tensor) -> Tensor:
 
 
 def _entropy(flat: Tensor) -> Tensor:
-    cells = torch.tensor(float(max(flat.shape[1], 2)), device=flat.device, dtype=flat.dtype)
-    return torch.special.entr(flat).sum(dim=1) / cells.log()
+    most = math.log(max(flat.shape[1], 2))  # of one cell the entropy is 0, whatever divides it
+    return (torch.special.entr(flat).sum(dim=1) / most).clamp_max(1)
 
 
 def _gini(flat: Tensor) -> Tensor:
@@ -164,21 +174,33 @@ def _peaks(heatmaps: Tensor) -> Tensor:
     return ((heatmaps >= around) & (heatmaps >= highest / 2)).sum(dim=(1, 2)).to(heatmaps.dtype)
 
 
-def _corners(mass: Tensor) -> Tensor:
-    high, wide = (max(1, side // CORNER) for side in mass.shape[1:])
-    inside = torch.zeros_like(mass[0])
-    for rows in (slice(0, high), slice(-high, None)):
-        for columns in (slice(0, wide), slice(-wide, None)):
-            inside[rows, columns] = 1
-    return (mass * inside).sum(dim=(1, 2))
+def _share(mass: Tensor, where: Tensor) -> Tensor:
+    """Sum of mass (N, h, w) under weights (h, w) or (N, h, w) in [0, 1]; rounding stays below 1."""
+    return (mass * where).sum(dim=(1, 2)).clamp_max(1)
+
+
+def _ring(high: int, wide: int, like: Tensor) -> Tensor:
+    """(h, w): 1 in the outer `high` rows and `wide` columns, else 0."""
+    rows, columns = like.shape[-2:]
+    return torch.maximum(_ends(rows, high, like)[:, None], _ends(columns, wide, like))
+
+
+def _corners(like: Tensor) -> Tensor:
+    """(h, w): 1 in the four corners, else 0."""
+    high, wide = (_ends(side, max(1, side // CORNER), like) for side in like.shape[-2:])
+    return high[:, None] * wide
+
+
+def _ends(size: int, depth: int, like: Tensor) -> Tensor:
+    """(size,): 1 in the first and last `depth` places, else 0."""
+    place = torch.arange(size, device=like.device)
+    return ((place < depth) | (place >= size - depth)).to(like.dtype)
 
 
 def _border_colour(pixels: Tensor) -> Tensor:
     high, wide = (max(1, side // 16) for side in pixels.shape[2:])
-    ring = torch.ones_like(pixels[0, 0])
-    ring[high:-high, wide:-wide] = 0
-    colour: Tensor = (pixels * ring).sum(dim=(2, 3)) / ring.sum()
-    return colour
+    ring = _ring(high, wide, pixels)
+    return (pixels * ring).sum(dim=(2, 3)) / ring.sum()
 
 
 def _blank(values: Tensor, where: Tensor) -> Tensor:

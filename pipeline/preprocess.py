@@ -11,10 +11,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from pipeline.decode import DecodeError
 from pipeline.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_RESIZED = 1 << 26
+"""Pixels of a resized picture before it is cropped; a sliver would be blown up beyond memory."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,30 @@ class Preprocess:
         return len(self.mean)
 
     def fit(self, picture: NDArray[np.uint8]) -> Tensor:
-        """(H, W, C) uint8 to the (C, height, width) uint8 that the model sees."""
+        """(H, W, C) uint8 to the (C, height, width) uint8 that the model sees.
+
+        Raises:
+            DecodeError: where a picture is so narrow that it cannot be resized.
+        """
         tensor = torch.from_numpy(picture).permute(2, 0, 1)
         size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+        short, long = sorted(picture.shape[:2])
+        if len(size) == 1 and size[0] ** 2 * long > MAX_RESIZED * short:
+            raise DecodeError(f"too narrow to be resized: {short} x {long} pixels")
         tensor = V.resize(tensor, size, InterpolationMode(self.interpolation), antialias=True)
         cropped: Tensor = V.center_crop(tensor, list(self.crop))
         return cropped.contiguous()
 
     def colours(self, images: Tensor) -> Tensor:
-        """(N, 3, h, w) uint8 with the number of channels that the model wants."""
-        return images if self.channels == 3 else V.rgb_to_grayscale(images)
+        """(N, 3, h, w) uint8 with the number of channels that the model wants.
+
+        Grey is the luma of ITU-R BT.601 in the integers of Pillow's convert("L"), so that a grey
+        picture stays what it is; torchvision rounds it down.
+        """
+        if self.channels == 3:
+            return images
+        red, green, blue = images.int().split(1, dim=1)
+        return (red * 19595 + green * 38470 + blue * 7471 + (1 << 15) >> 16).to(torch.uint8)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
@@ -65,8 +82,14 @@ def checked(
     Raises:
         ConfigError: naming the key that cannot be used.
     """
-    height_width = _size("crop", resize if crop is None else crop)
-    sides = resize if isinstance(resize, int) else _size("resize", resize)
+    height_width = _size("resize", resize)
+    sides = resize if isinstance(resize, int) else height_width
+    cropped = height_width if crop is None else _size("crop", crop)
+    if any(side < least for side, least in zip(height_width, cropped, strict=True)):
+        raise ConfigError(
+            f"model.preprocess.crop: {crop!r} is larger than resize {resize!r}; the edges of every "
+            "picture would be black"
+        )
     modes = ("nearest", "bilinear", "bicubic")
     interpolation = interpolation or "bilinear"
     if interpolation not in modes:
@@ -74,22 +97,18 @@ def checked(
             f"model.preprocess.interpolation: {interpolation!r} is none of {', '.join(modes)}"
         )
     means, stds = _colour("mean", mean), _colour("std", std)
-    if len(means) != len(stds) or min(stds) <= 0:
+    if len(means) != len(stds) or not all(std > 0 for std in stds):
         raise ConfigError(
             f"model.preprocess: mean {list(means)} and std {list(stds)} need the same "
             "number of channels (1 or 3), and a std above 0"
         )
-    return Preprocess(sides, height_width, means, stds, interpolation)
+    return Preprocess(sides, cropped, means, stds, interpolation)
 
 
 def _size(key: str, value: object) -> tuple[int, int]:
-    sides = [value, value] if isinstance(value, int) else value
-    if (
-        isinstance(sides, list | tuple)
-        and len(sides) == 2
-        and all(isinstance(side, int) and side > 0 for side in sides)
-    ):
-        return int(sides[0]), int(sides[1])
+    sides = value if isinstance(value, list | tuple) else [value, value]
+    if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
+        return sides[0], sides[1]
     raise ConfigError(f"model.preprocess.{key}: {value!r} is neither pixels nor [height, width]")
 
 

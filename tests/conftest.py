@@ -1,4 +1,4 @@
-"""What several test files share: settings as the command line would make them, small data, a small model."""
+"""What several test files share: settings as from the command line, small data, a small model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+
 from pipeline import config as settings
 from pipeline.config import Config
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -25,7 +26,7 @@ def build(n_classes=3):
         nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, n_classes),
     )
-'''
+"""
 CLASSES = ("cat", "dog", "owl")
 
 

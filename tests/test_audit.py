@@ -17,13 +17,22 @@ import pytest
 import torch
 from bad_files import BAD_KINDS
 from conftest import CLASSES, write_images
+from torchvision import models
+
 from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.schema import CANDIDATES, FINDINGS, MEMBERS, SUSPECTS, Setup, classes_schema, part_schema
+from pipeline.schema import (
+    CANDIDATES,
+    FINDINGS,
+    MEMBERS,
+    SUSPECTS,
+    Setup,
+    classes_schema,
+    part_schema,
+)
 from pipeline.store import RunFolder
-from torchvision import models
 
 Configure = Callable[..., Config]
 
@@ -68,8 +77,8 @@ def test_image_folder_with_a_custom_model_and_checkpoint(
 ) -> None:
     write_images(tmp_path / "photos", 7)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model)
-    module = {}
-    exec((tmp_path / "net.py").read_text(), module)  # noqa: S102 - the test's own file
+    module: dict[str, Any] = {}
+    exec((tmp_path / "net.py").read_text(), module)
     net = module["build"]()
     torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pt")
     config.model.checkpoint = str(tmp_path / "net.pt")
@@ -115,7 +124,9 @@ def test_a_hugging_face_parquet_file(
     )
     table = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 2] * 3}, features=features)
     table.to_parquet(tmp_path / "images.parquet")
-    config = configure("dataset=huggingface", f"dataset.path={tmp_path}/images.parquet", *small_model)
+    config = configure(
+        "dataset=huggingface", f"dataset.path={tmp_path}/images.parquet", *small_model
+    )
     audit(config)
     assert check_contract(config)["label"].to_pylist() == list(CLASSES) * 3
 
@@ -132,7 +143,10 @@ def test_models_by_name_with_random_weights(
 ) -> None:
     write_images(tmp_path / "flat", 5, ("",))
     config = configure(
-        f"dataset.root={tmp_path}/flat", *model, "model.preprocess.resize=64", "loader.num_workers=0"
+        f"dataset.root={tmp_path}/flat",
+        *model,
+        "model.preprocess.resize=64",
+        "loader.num_workers=0",
     )
     audit(config)
     rows = check_contract(config)
@@ -247,7 +261,7 @@ def test_stages_run_alone_with_the_same_result(
 ) -> None:
     write_images(tmp_path / "photos", 20)
     overrides = [f"dataset.root={tmp_path}/photos", *small_model]
-    with pytest.raises(NotFinished, match="plan.parquet"):
+    with pytest.raises(NotFinished, match=r"plan\.parquet"):
         audit(configure(*overrides, "stages=[rank]"))
     audit(configure(*overrides))
     run = RunFolder(configure(*overrides).folder)
@@ -258,7 +272,9 @@ def test_stages_run_alone_with_the_same_result(
         assert store.read(run.analysis(name)).equals(before[name]), name
 
 
-def test_setup_survives_its_metadata(configure: Configure, tmp_path: Path, small_model: list[str]) -> None:
+def test_setup_survives_its_metadata(
+    configure: Configure, tmp_path: Path, small_model: list[str]
+) -> None:
     write_images(tmp_path / "photos", 2)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model)
     audit(config)

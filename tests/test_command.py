@@ -1,4 +1,4 @@
-"""The real command as a child process: spellings, messages, exit codes, being killed and resumed."""
+"""The real command as a child process: spellings, messages, exit codes, killed and resumed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 from conftest import write_images
 
 COMMAND = [sys.executable, "-m", "pipeline"]
+RESNET = ["dataset.root=photos", "model.name=resnet18", "model.weights=null"]
+CUSTOM = ["dataset.root=photos", "model=custom", "model.factory=net.py:build"]
 SLOW = """
 
 class Slow(nn.Module):
@@ -48,12 +50,19 @@ def slow(tmp_path: Path, model_file: Path, small_model: list[str]) -> list[str]:
     """Overrides of a run of 12 shards that takes long enough to be killed in the middle."""
     write_images(tmp_path / "photos", 16)
     model_file.write_text(model_file.read_text() + SLOW)
-    settings = [*small_model, "loader.shard_size=4", "loader.batch_size=2", "stages=[explain,discover]"]
+    settings = [
+        *small_model,
+        "loader.shard_size=4",
+        "loader.batch_size=2",
+        "stages=[explain,discover]",
+    ]
     settings[1] = f"model.factory={model_file}:Slow"
     return ["dataset.root=photos", *settings, "loader.num_workers=1"]
 
 
-def start_and_wait_for_parts(arguments: list[str], cwd: Path, parts: int) -> subprocess.Popen[bytes]:
+def start_and_wait_for_parts(
+    arguments: list[str], cwd: Path, parts: int
+) -> subprocess.Popen[bytes]:
     """The command in its own process group, as soon as it has committed that many parts."""
     child = subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, stderr=subprocess.DEVNULL, start_new_session=True
@@ -127,8 +136,7 @@ def test_help_shows_groups_and_keys(tmp_path: Path) -> None:
             ["there is no file photos"],
         ),
         (
-            ["dataset.root=photos", "model.name=resnet18", "model.weights=null"]
-            + ["model.target_layer=layer5"],
+            [*RESNET, "model.target_layer=layer5"],
             1,
             ["layer5", "layer4"],
         ),
@@ -138,8 +146,7 @@ def test_help_shows_groups_and_keys(tmp_path: Path) -> None:
             ["net.py has no function 'missing'"],
         ),
         (
-            ["dataset.root=photos", "model=custom", "model.factory=net.py:build"]
-            + ["model.class_names=[red,green,blue]"],
+            [*CUSTOM, "model.class_names=[red,green,blue]"],
             1,
             ["cat, dog, owl", "red, green, blue"],
         ),

@@ -43,7 +43,7 @@ def test_the_wheel_audits_a_folder(
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
     subprocess.run([*pip, str(wheel)], check=True)
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    python = tmp_path / "env" / "bin" / "python"
+    python = str(tmp_path / "env" / "bin" / "python")
     where = [python, "-c", "import pipeline; print(pipeline.__file__)"]
     shown = subprocess.run(where, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == str(site / "pipeline" / "__init__.py")

@@ -6,9 +6,10 @@ remove - in member images, the region is filled with the same place of other cla
 transplant - the region of member images is pasted into images of every other class;
   control: the same place of yet other images that are no members is pasted.
 A candidate is a finding when the transplant's gain (effect minus control) reaches
-analysis.min_effect with Benjamini-Hochberg q below analysis.fdr. It is confirmed when that holds
-in most of the target classes and removing gains too, else it stays suspected. Removing alone
-proves nothing: it also takes away parts of the object.
+analysis.min_effect with Benjamini-Hochberg q below analysis.fdr; it is confirmed when that holds
+in most of the target classes, else it stays suspected. Removing proves nothing either way, as it
+also takes away parts of objects, and as a cue need not be the only reason; it tells how far each
+member relies on the cue.
 
 What this cannot tell apart: a part of the object that stands at one unusual place in the picture
 in all of a class's images, and carries the class by itself, looks like a shortcut.
@@ -233,12 +234,11 @@ def _finding(
     limits, candidate = config.analysis, trial.candidate
     if trial.transplant.gain < limits.min_effect or q_value >= limits.fdr:
         return None
-    confirmed = trial.broad and trial.remove.gain > 0 and trial.remove.p_value < limits.fdr
     return {
         "finding_id": candidate["candidate_id"],
         "class_name": candidate["class_name"],
         "kind": candidate["kind"],
-        "verdict": "confirmed" if confirmed else "suspected",
+        "verdict": "confirmed" if trial.broad else "suspected",
         "score": max(0.0, (trial.transplant.gain + trial.remove.gain) / 2),
         "region": candidate["region"],
         "n_images": len(trial.members),

@@ -1,0 +1,137 @@
+"""rank on a small store made by hand: scores by their formulas, order, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import store
+from pipeline.config import Config
+from pipeline.ops import Journal
+from pipeline.schema import FINDINGS, MEMBERS, SUSPECTS, Setup, part_schema, plan_schema
+from pipeline.stages import rank
+from pipeline.store import Plan, RunFolder
+
+GRID = (2, 2)
+
+
+def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
+    """A finished explain and verify, with the given values in otherwise ordinary rows."""
+    ordinary = {
+        "label_index": 0, "label": "cat", "pred_index": 0, "pred": "cat", "confidence": 0.9,
+        "label_prob": 0.9, "margin": 0.85, "loss": 0.1, "heatmap_max": 1.0, "status": "ok",
+        "focus_area90": 0.5, "focus_spread": 0.2, "focus_border": 0.1, "focus_corner": 0.05,
+        "focus_entropy": 0.6,
+    }  # fmt: skip
+    full = [{**ordinary, "index": i, "image_id": f"{i}.png", **row} for i, row in enumerate(rows)]
+    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), len(full))
+    run = RunFolder(folder)
+    plan = pa.Table.from_pylist([{**row, "shard": 0} for row in full], plan_schema())
+    store.write_plan(run, Plan(plan, setup))
+    store.commit_part(run, setup, 0, pa.Table.from_pylist(full, part_schema(GRID, 2)))
+    store.write(pa.Table.from_pylist([], FINDINGS), run.analysis("findings"))
+    store.write(pa.Table.from_pylist([], MEMBERS), run.analysis("members"))
+    return run
+
+
+@pytest.fixture
+def suspects_of(configure: Callable[..., Config]) -> Callable[..., list[dict[str, Any]]]:
+    """The suspects among the rows."""
+
+    def go(
+        rows: list[dict[str, Any]], prepare: Any = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        config = configure("dataset.root=x", "model.name=x", f"analysis.max_suspects={limit}")
+        run = write_run(config.folder, rows)
+        if prepare:
+            prepare(run)
+        rank.run(config, Journal(config))
+        table = store.read(run.analysis("suspects"))
+        assert table.schema.equals(SUSPECTS)
+        found: list[dict[str, Any]] = table.to_pylist()
+        return found
+
+    return go
+
+
+def wrong(label_prob: float, confidence: float) -> dict[str, Any]:
+    """A row whose label the model disagrees with."""
+    return {
+        "pred_index": 1, "pred": "dog", "label_prob": label_prob, "confidence": confidence,
+        "margin": 0.5, "loss": float(-np.log(label_prob)),
+    }  # fmt: skip
+
+
+def test_label_errors_score_by_self_confidence_and_normalised_margin(suspects_of: Any) -> None:
+    found = suspects_of([{}, wrong(0.3, 0.6), wrong(0.01, 0.98), {}])
+    assert [(s["image_id"], s["kind"]) for s in found] == [
+        ("2.png", "label_error"),
+        ("1.png", "label_error"),
+    ]
+    for suspect, p, top in zip(found, (0.01, 0.3), (0.98, 0.6), strict=True):
+        assert suspect["score"] == pytest.approx(1 - (p + (p - top + 1) / 2) / 2)
+    assert found[0]["rank"] == 1
+    assert "labelled cat, which the model gives 1.0%; it says dog with 98.0%" in found[0]["reasons"]
+
+
+def test_images_without_labels_are_no_label_errors(suspects_of: Any) -> None:
+    none = {"label": None, "label_index": None, "label_prob": None, "loss": None}
+    assert suspects_of([none, none]) == []
+
+
+def test_error_rows_are_no_suspects(suspects_of: Any) -> None:
+    assert suspects_of([{}, {"status": "error", "heatmap_max": None, "pred_index": None}]) == []
+
+
+def test_empty_maps_and_close_calls(suspects_of: Any) -> None:
+    found = suspects_of([{"heatmap_max": 0.0}, {"margin": 0.02}, {"margin": 0.11}])
+    assert [(s["image_id"], s["kind"]) for s in found] == [
+        ("0.png", "no_evidence"),
+        ("1.png", "ambiguous"),
+    ]
+    assert found[1]["score"] == pytest.approx(0.98 * rank.WEIGHTS["ambiguous"])
+
+
+def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) -> None:
+    rng = np.random.default_rng(0)
+    rows = [{"focus_border": float(value)} for value in rng.normal(0.3, 0.02, 200)]
+    rows[7]["focus_border"] = 0.95
+    (found,) = suspects_of(rows)
+    assert (found["image_id"], found["kind"]) == ("7.png", "atypical_focus")
+    assert (
+        "focus on the border is unusual for cat: 0.95 against a median of 0.30"
+        in found["reasons"][0]
+    )
+
+
+def test_one_row_per_image_with_all_reasons_the_strongest_first(suspects_of: Any) -> None:
+    (found,) = suspects_of([{**wrong(0.45, 0.5), "margin": 0.05}])
+    assert found["kind"] == "label_error"
+    assert len(found["reasons"]) == 2
+
+
+def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
+    def prepare(run: RunFolder) -> None:
+        finding = {"finding_id": "f", "class_name": "cat", "kind": "patch", "verdict": "confirmed",
+                   "score": 0.5}  # fmt: skip
+        members = [
+            {"finding_id": "f", "index": i, "image_id": f"{i}.png", "reliance": r}
+            for i, r in enumerate((0.2, 0.9, None))
+        ]
+        store.write(pa.Table.from_pylist([finding], FINDINGS), run.analysis("findings"))
+        store.write(pa.Table.from_pylist(members, MEMBERS), run.analysis("members"))
+
+    found = suspects_of([{}] * 4, prepare)
+    assert [s["image_id"] for s in found] == ["1.png", "2.png", "0.png"]
+    assert {s["finding_id"] for s in found} == {"f"}
+    assert found[0]["score"] == pytest.approx(0.9 * rank.WEIGHTS["shortcut"])
+    assert "loses 90%" in found[0]["reasons"][0]
+
+
+def test_the_list_is_cut_at_its_limit(suspects_of: Any) -> None:
+    assert len(suspects_of([wrong(0.1, 0.8)] * 9, limit=4)) == 4

@@ -1,0 +1,228 @@
+"""discover and verify on pictures and a network whose behaviour is known exactly.
+
+The network counts coloured pixels, so what each class rests on is what the test says it rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline import intervene, regions, store
+from pipeline.__main__ import audit
+from pipeline.config import Config
+from pipeline.store import RunFolder
+
+NETWORK = '''
+import torch
+from torch import nn
+
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "magenta": (1, 0, 1)}
+
+
+class Counter(nn.Module):
+    """A channel per pure colour, relu, mean over the picture, and weights from colour to class."""
+
+    def __init__(self, cue):
+        super().__init__()
+        self.detect = nn.Conv2d(3, 4, 4, stride=4)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            for channel, colour in enumerate(COLOURS.values()):
+                sign = torch.tensor(colour, dtype=torch.float) * 2 - 1
+                self.detect.weight[channel] = sign[:, None, None] / 16
+                self.detect.bias[channel] = 0.5 - sum(colour)
+            self.head.weight[:] = 0
+            for index in range(3):
+                self.head.weight[index, index] = 40.0
+            self.head.weight[2, 3] = cue
+            self.head.bias[:] = 0
+
+    def forward(self, x):
+        return self.head(self.relu(self.detect(x)).mean((2, 3)))
+
+
+def uses_cue():
+    return Counter(400.0)
+
+
+def ignores_cue():
+    return Counter(0.0)
+'''
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+MAGENTA = (255, 0, 255)
+
+
+def write_pictures(root: Path, n: int = 40) -> None:
+    """A coloured square at a random place; three in four blue ones wear a magenta patch."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(n):
+            picture = np.full((32, 32, 3), 100, np.uint8) + rng.integers(
+                0, 20, (32, 32, 1), np.uint8
+            )
+            x, y = rng.integers(8, 20, 2)
+            picture[y : y + 8, x : x + 8] = colour
+            if name == "blue" and number % 4:
+                picture[26:32, 0:6] = MAGENTA
+            assert cv2.imwrite(str(root / name / f"{number:03d}.png"), picture[:, :, ::-1])
+
+
+@pytest.fixture
+def run(tmp_path: Path, configure: Callable[..., Config]) -> Callable[[str], RunFolder]:
+    """Audit the pictures with one of the two networks."""
+    write_pictures(tmp_path / "photos")
+    (tmp_path / "counter.py").write_text(NETWORK)
+
+    def go(factory: str) -> RunFolder:
+        config = configure(
+            f"dataset.root={tmp_path}/photos",
+            "model=custom",
+            f"model.factory={tmp_path}/counter.py:{factory}",
+            "model.class_names=[red,green,blue]",
+            "model.preprocess.resize=32",
+            "model.preprocess.mean=[0,0,0]",
+            "model.preprocess.std=[1,1,1]",
+            "loader.num_workers=0",
+            "analysis.trials=60",
+            f"run_id={factory}",
+        )
+        audit(config)
+        return RunFolder(config.folder)
+
+    return go
+
+
+def test_a_cue_that_the_model_uses_is_confirmed_with_its_place(
+    run: Callable[[str], RunFolder],
+) -> None:
+    folder = run("uses_cue")
+    findings = store.read(folder.analysis("findings")).to_pylist()
+    assert [(f["class_name"], f["verdict"], f["kind"]) for f in findings] == [
+        ("blue", "confirmed", "patch")
+    ]
+    (found,) = findings
+    region = found["region"]
+    assert region["x0"] == 0
+    assert region["y1"] == 1
+    assert region["x1"] <= 0.3
+    assert region["y0"] >= 0.7
+    assert found["effect"] > 0.9
+    assert found["control"] == 0
+    assert found["n_images"] == 30
+    assert found["q_value"] < 0.001
+    assert "blue" in found["summary"]
+    assert "bottom left" in found["summary"]
+
+
+def test_members_are_those_that_wear_the_cue_and_rely_on_it(
+    run: Callable[[str], RunFolder],
+) -> None:
+    folder = run("uses_cue")
+    members = store.read(folder.analysis("members")).to_pylist()
+    assert {m["image_id"] for m in members} == {f"blue/{n:03d}.png" for n in range(40) if n % 4}
+    # Blue squares alone are blue with little doubt, so that the patch carries what is left.
+    assert all(0 <= m["reliance"] <= 1 for m in members)
+    suspects = store.read(folder.analysis("suspects")).to_pylist()
+    shortcut = [s for s in suspects if s["kind"] == "shortcut"]
+    assert {s["image_id"] for s in shortcut} <= {m["image_id"] for m in members}
+    assert all(s["finding_id"] for s in shortcut)
+
+
+def test_a_cue_that_is_there_but_not_used_is_no_finding(run: Callable[[str], RunFolder]) -> None:
+    folder = run("ignores_cue")
+    assert store.read(folder.analysis("findings")).num_rows == 0
+
+
+def test_findings_keep_their_ids_and_repeat_exactly(run: Callable[[str], RunFolder]) -> None:
+    first = store.read(run("uses_cue").analysis("findings"))
+    again = store.read(run("uses_cue").analysis("findings"))
+    assert first.equals(again)
+
+
+def maps(rng: np.random.Generator, n: int, spot: tuple[int, int] | None = None) -> Any:
+    """Heat of objects around the centre, and at a spot where one is given: (n, 6, 6)."""
+    heat = rng.random((n, 6, 6)) * 0.01
+    heat[:, 2:4, 2:4] += rng.random((n, 2, 2))
+    if spot:
+        heat[:, spot[0], spot[1]] += 1
+    return regions.mass(heat)
+
+
+def test_the_region_is_where_a_class_has_heat_that_others_have_not() -> None:
+    rng = np.random.default_rng(0)
+    found = regions.unusual_regions(maps(rng, 50, (0, 5)), maps(rng, 200), 200, rng)
+    assert np.argwhere(found[0].cells).tolist() == [[0, 5]]
+    assert found[0].p_value == pytest.approx(1 / 201)
+
+
+def test_a_minority_that_wears_a_cue_is_enough() -> None:
+    rng = np.random.default_rng(0)
+    own = np.concatenate([maps(rng, 8, (5, 0)), maps(rng, 42)])
+    found = regions.unusual_regions(own, maps(rng, 200), 200, rng)
+    assert [5, 0] in np.argwhere(found[0].cells).tolist()
+
+
+def test_where_classes_do_not_differ_regions_come_at_the_level_of_the_test() -> None:
+    """Two statistics at 5 % each: at most 10 % of draws may yield a region, up to chance."""
+    alarms, draws = 0, 100
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        alarms += bool(regions.unusual_regions(maps(rng, 40), maps(rng, 200), 100, rng))
+    assert stats.binomtest(alarms, draws, 0.10, alternative="greater").pvalue > 0.001
+
+
+def test_kinds_and_places_have_names() -> None:
+    ring = np.ones((6, 6), bool)
+    ring[1:-1, 1:-1] = False
+    assert regions.kind(ring) == "frame"
+    corner = np.zeros((6, 6), bool)
+    corner[0, 5] = True
+    assert (regions.kind(corner), regions.place(corner)) == ("patch", "top right")
+    assert regions.place(np.ones((6, 6), bool)) == "centre"
+    assert regions.bounds(corner) == pytest.approx({"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6})
+    assert regions.identity("a", "patch", "top right") == regions.identity(
+        "a", "patch", "top right"
+    )
+    assert regions.identity("a", "patch", "top right") != regions.identity(
+        "b", "patch", "top right"
+    )
+
+
+def test_the_paired_comparison_is_mcnemars_exact_test() -> None:
+    rng = np.random.default_rng(0)
+    hit = np.array([True] * 9 + [False] * 11)
+    control = np.array([False] * 8 + [True] * 2 + [False] * 10)
+    effect = intervene.compare(hit, control, rng)
+    assert (effect.hit, effect.control) == (0.45, 0.1)
+    assert effect.p_value == pytest.approx(sum(stats.binom.pmf(k, 9, 0.5) for k in (8, 9)))
+    assert effect.low < effect.gain < effect.high
+    assert intervene.compare(hit, hit, rng).p_value == 1
+
+
+def test_the_control_region_has_the_size_of_the_region_but_another_place() -> None:
+    rng = np.random.default_rng(0)
+    cells = np.zeros((4, 4), bool)
+    cells[0, :2] = True
+    mask = intervene.pixels(cells, 16, 16)
+    assert int(mask.sum()) == 4 * 8
+    moved = intervene.elsewhere(mask, 10, rng)
+    assert moved.shape == (10, 1, 16, 16)
+    assert (moved.sum((1, 2, 3)) == mask.sum()).all()
+    assert not (moved & mask).any()
+
+
+def test_a_gain_in_one_look_alike_class_is_not_broad() -> None:
+    classes = np.repeat([0, 1, 2], 10)
+    hit = classes == 0
+    none = np.zeros(30, bool)
+    assert not intervene.holds_broadly(hit, none, classes, 0.2)
+    assert intervene.holds_broadly(classes < 2, none, classes, 0.2)
