@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,11 @@ def read(path: str, *, trust: bool) -> Weights:
         return _read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(_unpickling(path, error)) from error
     except Exception as error:
-        raise ConfigError(
-            f"model.checkpoint: {path} is no checkpoint that torch can read: {_first_line(error)}"
-        ) from error
+        reason = None if trust else _untrusted(error)
+        if reason is None:
+            reason = f"cannot be read: {type(error).__name__}: {_first_line(error)}"
+        raise ConfigError(f"model.checkpoint: {path} {reason}") from error
     return _state_dict(loaded, path)
 
 
@@ -86,20 +86,21 @@ def _read_safetensors(path: str) -> Weights:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"model.checkpoint: {path}: {_first_line(error)}") from error
+        raise ConfigError(
+            f"model.checkpoint: {path} is no safetensors file that can be read: {error}"
+        ) from error
 
 
 def _state_dict(loaded: Any, path: str) -> Weights:
     """The tensors by name, wherever training scripts usually put them."""
-    if isinstance(loaded, nn.Module):
-        return dict(loaded.state_dict())
     while isinstance(loaded, Mapping):
-        inner = next(
-            (loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None
-        )
+        found = [loaded[key] for key in WRAPPERS if key in loaded]
+        inner = next((each for each in found if isinstance(each, Mapping | nn.Module)), None)
         if inner is None:
             break
         loaded = inner
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
     if not isinstance(loaded, Mapping) or not loaded:
         raise ConfigError(
             f"model.checkpoint: {path} holds a {type(loaded).__name__}, no state_dict"
@@ -122,12 +123,20 @@ def _without_prefix(weights: Weights, own: set[str]) -> Weights:
     return weights
 
 
-def _unpickling(path: str, error: Exception) -> str:
-    reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+def _untrusted(error: Exception) -> str | None:
+    """Why torch would not load a file that might run code; None where it failed otherwise."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        reason = f"it holds {named[1]}, and unpickling that can run code"
+    elif "TorchScript" in str(error):
+        reason = "it is a TorchScript archive, which brings its own code"
+    elif isinstance(error, pickle.UnpicklingError):
+        reason = "it is a pickle of more than tensors, or no checkpoint at all"
+    else:
+        return None
     return (
-        f"model.checkpoint: {path} is refused: it is not a plain state_dict, and unpickling it can "
-        f"run code. {reason.strip()}\n  save model.state_dict() or safetensors; if you trust where "
-        "the file comes from, set model.trust_checkpoint=true"
+        f"is refused: {reason}\n  save model.state_dict() or safetensors; if you trust where the "
+        "file comes from, set model.trust_checkpoint=true"
     )
 
 

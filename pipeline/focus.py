@@ -150,7 +150,8 @@ def _mean_at(mass: Tensor, position: Tensor) -> Tensor:
 
 def _entropy(flat: Tensor) -> Tensor:
     most = math.log(max(flat.shape[1], 2))  # of one cell the entropy is 0, whatever divides it
-    return (torch.special.entr(flat).sum(dim=1) / most).clamp_max(1)
+    entropy: Tensor = torch.special.entr(flat).sum(dim=1) / most
+    return entropy.clamp_max(1)
 
 
 def _gini(flat: Tensor) -> Tensor:
@@ -200,7 +201,8 @@ def _ends(size: int, depth: int, like: Tensor) -> Tensor:
 def _border_colour(pixels: Tensor) -> Tensor:
     high, wide = (max(1, side // 16) for side in pixels.shape[2:])
     ring = _ring(high, wide, pixels)
-    return (pixels * ring).sum(dim=(2, 3)) / ring.sum()
+    colour: Tensor = (pixels * ring).sum(dim=(2, 3)) / ring.sum()
+    return colour
 
 
 def _blank(values: Tensor, where: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,8 +65,9 @@ class Preprocess:
         """
         if self.channels == 3:
             return images
-        red, green, blue = images.int().split(1, dim=1)
-        return (red * 19595 + green * 38470 + blue * 7471 + (1 << 15) >> 16).to(torch.uint8)
+        red, green, blue = images.int().unbind(dim=1)
+        luma: Tensor = (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+        return luma.to(torch.uint8)[:, None]
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
@@ -85,7 +87,9 @@ def checked(
     height_width = _size("resize", resize)
     sides = resize if isinstance(resize, int) else height_width
     cropped = height_width if crop is None else _size("crop", crop)
-    if any(side < least for side, least in zip(height_width, cropped, strict=True)):
+    # Beside a shorter side of the right length, the longer one may do for every picture.
+    least = (min(cropped), min(cropped)) if isinstance(resize, int) else cropped
+    if height_width[0] < least[0] or height_width[1] < least[1]:
         raise ConfigError(
             f"model.preprocess.crop: {crop!r} is larger than resize {resize!r}; the edges of every "
             "picture would be black"
@@ -106,7 +110,7 @@ def checked(
 
 
 def _size(key: str, value: object) -> tuple[int, int]:
-    sides = value if isinstance(value, list | tuple) else [value, value]
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
         return sides[0], sides[1]
     raise ConfigError(f"model.preprocess.{key}: {value!r} is neither pixels nor [height, width]")
