@@ -20,10 +20,12 @@ from types import FrameType
 from typing import Any
 
 import torch
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from pipeline import __version__, store
-from pipeline.config import AUTO, Config
+from pipeline.config import AUTO, Config, load
 from pipeline.errors import ConfigError, NotFinished, Stopped
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,19 @@ class ProgressSafeHandler(logging.Handler):
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:  # noqa: BLE001 - logging must not end a run
             self.handleError(record)
+
+
+class Preflight(Callback):
+    """Checks the settings before Hydra makes a folder, whose failure it would tell as a traceback."""
+
+    def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:
+        """Exit with 1 and a plain message where a setting cannot be used."""
+        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        try:
+            make_folder(load(own).folder)
+        except ConfigError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(error.exit_code)
 
 
 @dataclass
@@ -127,19 +142,30 @@ class Journal:
         return content
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run.
+
+    Raises:
+        ConfigError: where it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir: {folder} cannot be written")
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; the kernel lets go of it however the process ends.
 
     Raises:
         NotFinished: where another process holds it.
-        ConfigError: where the folder cannot be written.
+        ConfigError: where the folder cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from error
+    make_folder(folder)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
