@@ -23,7 +23,7 @@ def main(composed: DictConfig) -> None:
         config = load(composed)
         with ops.signals(), ops.lock(config.folder):
             audit(config)
-    except AuditError as error:
+    except (AuditError, Stopped) as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
     sys.exit(0)

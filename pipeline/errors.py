@@ -27,8 +27,11 @@ class NotFinished(AuditError):  # noqa: N818 - a state, not a fault
     exit_code = 75
 
 
-class Stopped(AuditError):  # noqa: N818 - a signal, not a fault
-    """A signal ended the run (exit code 128 + signal number)."""
+class Stopped(BaseException):  # noqa: N818 - a signal, not a fault
+    """A signal ended the run (exit code 128 + signal number).
+
+    Like KeyboardInterrupt it is no Exception: what turns errors into rows must not swallow it.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}; run the same command again to go on")

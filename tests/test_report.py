@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import store
 from pipeline.config import Config, Manifest, ReportConfig, ZooModel, result_settings
-from pipeline.errors import ConfigError, NotFinished
+from pipeline.errors import ConfigError, NotFinished, Stopped
 from pipeline.ops import Journal
 from pipeline.report import page, pictures
 from pipeline.schema import (
@@ -351,6 +351,17 @@ def test_pictures_that_are_gone_become_their_reason(tmp_path: Path) -> None:
     assert seen.text.count("No picture.") == 2  # as a suspect and as an example
     shutil.rmtree(tmp_path / "data")
     assert make_report(config).text.count("No picture.") == 8
+
+
+def test_a_signal_while_a_picture_is_read_ends_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def see(_index: int, _image_id: str) -> pictures.Rgb:
+        raise Stopped(15)
+
+    monkeypatch.setattr(report, "seer", lambda *_: see)
+    with pytest.raises(Stopped):
+        make_report(make_run(tmp_path))
 
 
 def test_another_image_in_its_place_is_not_shown(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def replacing(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(old)
         draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def seer(config: Config, setup: Setup) -> Callable[[int, str], Rgb]:
@@ -107,7 +107,8 @@ def seer(config: Config, setup: Setup) -> Callable[[int, str], Rgb]:
     try:
         source = open_source(config.dataset, config.data.max_pixels)
     except AuditError as error:
-        gone = error  # the page can do without pictures
+        log.warning("the report has no pictures: %s", error)
+        gone = error
 
         def fail(_index: int, _image_id: str) -> Rgb:
             raise gone
