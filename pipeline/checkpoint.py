@@ -40,7 +40,7 @@ def read(path: str, *, trust: bool) -> Weights:
     except Exception as error:
         reason = None if trust else _untrusted(error)
         if reason is None:
-            reason = f"cannot be read: {type(error).__name__}: {_first_line(error)}"
+            reason = f"cannot be read as a checkpoint: {type(error).__name__}: {_first_line(error)}"
         raise ConfigError(f"model.checkpoint: {path} {reason}") from error
     return _state_dict(loaded, path)
 

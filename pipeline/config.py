@@ -213,15 +213,22 @@ def load(composed: DictConfig) -> Config:
     Raises:
         ConfigError: naming every unknown key, wrong type, missing value and bad range at once.
     """
-    raw = OmegaConf.to_container(composed, resolve=True)
+    try:
+        raw = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        told = str(error).splitlines()[0]
+        raise ConfigError(f"settings that cannot be used:\n  {error.full_key}: {told}") from error
     assert isinstance(raw, dict)
     schema, problems = _schema(raw)
+    unusable: set[str] = set()
     for key, value in leaves(raw):
         try:
             OmegaConf.update(schema, key, value)
         except OmegaConfBaseException as error:
             problems.append(f"{key}: {str(error).splitlines()[0]}")
-    problems += [f"{key}: must be given" for key in sorted(OmegaConf.missing_keys(schema))]
+            unusable.add(key)
+    missing = sorted(OmegaConf.missing_keys(schema) - unusable)
+    problems += [f"{key}: must be given" for key in missing]
     problems += _range_problems(schema)
     if problems:
         raise ConfigError("settings that cannot be used:\n  " + "\n  ".join(problems))
@@ -231,9 +238,9 @@ def load(composed: DictConfig) -> Config:
 
 
 def leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in a nested dict that is not itself a filled dict."""
+    """Dotted key and value of every setting in a nested dict; factory_args are one setting."""
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and key != "factory_args":
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -254,6 +261,7 @@ def result_settings(config: Config) -> dict[str, Any]:
         "data": {"max_pixels": config.data.max_pixels},
     }
     tree["model"].pop("target_layer")
+    tree["dataset"].pop("download", None)  # how the files came, not what they are
     return dict(leaves(tree))
 
 
@@ -277,7 +285,6 @@ def _schema(raw: dict[Any, Any]) -> tuple[DictConfig, list[str]]:
         kind = section.get("kind") if isinstance(section, dict) else None
         if kind in kinds:
             schema[group] = OmegaConf.structured(kinds[kind])
-            OmegaConf.set_struct(schema[group], True)  # noqa: FBT003 - OmegaConf's signature
         else:
             problems.append(f"{group}.kind: {kind!r} is none of {', '.join(kinds)}")
             raw.pop(group, None)
@@ -285,7 +292,9 @@ def _schema(raw: dict[Any, Any]) -> tuple[DictConfig, list[str]]:
     return schema, problems
 
 
+ONE_OF = {"cam.method": ("gradcam",), "executor.name": ("local",)}
 LEAST = {
+    "seed": 0,
     "loader.shard_size": 1,
     "cam.embedding_dim": 1,
     "data.max_pixels": 1,
@@ -303,9 +312,11 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     """Values of the right type that cannot work."""
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", schema.run_id):
         yield f"run_id: {schema.run_id!r} may hold letters, digits and . _ + = - only"
-    for stage in schema.stages:
-        if stage not in STAGES:
-            yield f"stages: {stage!r} is none of {', '.join(STAGES)}"
+    if not schema.stages or list(schema.stages) != [s for s in STAGES if s in schema.stages]:
+        yield f"stages: {list(schema.stages)} is no part of {', '.join(STAGES)}, in this order"
+    for key, names in ONE_OF.items():
+        if OmegaConf.select(schema, key) not in names:
+            yield f"{key}: {OmegaConf.select(schema, key)!r} is none of {', '.join(names)}"
     for key, least in (("loader.batch_size", 1), ("loader.num_workers", 0)):
         value = OmegaConf.select(schema, key)
         if value != AUTO and (isinstance(value, str) or value < least):

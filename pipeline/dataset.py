@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import ConfigError
 from pipeline.schema import Setup, plan_schema
-from pipeline.sources.source import Picture, Source
+from pipeline.sources.source import Picture, Source, numbered
+from pipeline.sources.source import describe as describe  # noqa: PLC0414 - the report's too
 
 log = logging.getLogger(__name__)
 
@@ -30,32 +33,40 @@ def match_classes(
 ) -> tuple[list[str], dict[str, int], list[str]]:
     """Bring the dataset's class names and the model's outputs together, by name.
 
+    A name that is there as it stands goes first; then case, spaces, dashes and underscores do not
+    count. Names that the model has more than once get their position: "crane (134)".
+
     Returns:
         The name of each output, the output of each dataset label, and warnings.
 
     Raises:
         ConfigError: where they contradict, showing both.
     """
-    if model_names is not None and len(model_names) != n_outputs:
+    if model_names is None:
+        return _by_order(dataset_names, n_outputs)
+    if len(model_names) != n_outputs:
         raise ConfigError(
             f"model.class_names: {len(model_names)} names for {n_outputs} outputs: "
             f"{_some(model_names)}"
         )
-    if model_names is None:
-        return _by_order(dataset_names, n_outputs)
-    positions = {_folded(name): index for index, name in reversed(list(enumerate(model_names)))}
-    labels = dataset_names or []
-    unknown = [name for name in labels if _folded(name) not in positions]
-    if not unknown:
-        return model_names, {name: positions[_folded(name)] for name in labels}, []
-    if len(unknown) == len(labels) and all(_is_output(name, n_outputs) for name in labels):
+    names, labels = numbered(model_names), dataset_names or []
+    exact = {name: [index] for index, name in enumerate(names)}
+    folded: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        folded.setdefault(_folded(name), []).append(index)
+    outputs = {label: exact.get(label) or folded.get(_folded(label), []) for label in labels}
+    unknown = [label for label, found in outputs.items() if not found]
+    if labels and unknown == labels and all(_is_output(label, n_outputs) for label in labels):
         note = "the dataset's labels are numbers; they were taken as positions in model.class_names"
-        return model_names, {name: int(name) for name in labels}, [note]
-    raise ConfigError(
-        f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
-        f"{_some(unknown)}\n  dataset: {_some(labels)}\n  model:   {_some(model_names)}\n"
-        "  set model.class_names to the dataset's names in the order of the model's outputs"
-    )
+        outputs = {label: [int(label)] for label in labels}
+        return names, _one_each(outputs, names), [note]
+    if unknown:
+        raise ConfigError(
+            f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
+            f"{_some(unknown)}\n  dataset: {_some(labels)}\n  model:   {_some(names)}\n"
+            "  set model.class_names to the dataset's names in the order of the model's outputs"
+        )
+    return names, _one_each(outputs, names), []
 
 
 def make_plan(source: Source, label_index: dict[str, int], shard_size: int) -> pa.Table:
@@ -71,9 +82,7 @@ def make_plan(source: Source, label_index: dict[str, int], shard_size: int) -> p
     ]
     if source.metadata is None:
         return pa.Table.from_arrays(columns, schema=plan_schema())
-    metadata = source.metadata.combine_chunks().to_struct_array()
-    if isinstance(metadata, pa.ChunkedArray):
-        metadata = metadata.combine_chunks()
+    metadata = source.metadata.to_struct_array()
     return pa.Table.from_arrays([*columns, metadata], schema=plan_schema(metadata.type))
 
 
@@ -140,6 +149,8 @@ def make_loader(
         worker_init_fn=_quiet_worker,
         pin_memory=pin,
         prefetch_factor=4 if n_workers else None,
+        # What the parent has loaded, a child must have too: a factory's module has no other way in.
+        multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
     )
 
 
@@ -170,13 +181,6 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def describe(error: Exception) -> str:
-    """An exception as the text of an error row: one line, with its type where that says more."""
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return text if text and name == "DecodeError" else f"{name}: {text}" if text else name
-
-
 def _batches(setup: Setup, shards: list[int]) -> Iterator[list[int]]:
     for shard in shards:
         rows = setup.rows(shard)
@@ -186,8 +190,6 @@ def _batches(setup: Setup, shards: list[int]) -> Iterator[list[int]]:
 
 def _quiet_worker(_worker: int) -> None:
     """Leave threads and signals to the main process."""
-    import signal  # noqa: PLC0415
-
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -199,15 +201,40 @@ def _by_order(
     if dataset_names is None:
         note = "neither the dataset nor the model names its classes; outputs are called by number"
         return [str(index) for index in range(n_outputs)], {}, [note]
-    if len(dataset_names) != n_outputs:
-        raise ConfigError(
-            f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
-            f"{_some(dataset_names)}\n  set model.class_names to the name of each output, in order"
-        )
-    note = (
-        f"the model has no class names; its outputs were taken in order as {_some(dataset_names)}"
+    if len(dataset_names) == n_outputs:
+        note = "the model has no class names; its outputs were taken in order as "
+        note += _some(dataset_names)
+        as_text = sorted(dataset_names)
+        if all(map(str.isdecimal, as_text)) and as_text != dataset_names:
+            note += f" (torchvision's ImageFolder would sort them as text: {_some(as_text)})"
+        return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
+    if all(_is_output(name, n_outputs) for name in dataset_names):
+        note = "the model has no class names; the dataset's numbers were taken as its outputs"
+        names = [str(index) for index in range(n_outputs)]
+        return names, _one_each({name: [int(name)] for name in dataset_names}, names), [note]
+    raise ConfigError(
+        f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
+        f"{_some(dataset_names)}\n  set model.class_names to the name of each output, in order"
     )
-    return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
+
+
+def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]:
+    """The output of each label, where that is one, and no other label's."""
+    for label, found in outputs.items():
+        if len(found) > 1:
+            raise ConfigError(
+                f"the dataset's label {label!r} may be any of the model's classes "
+                f"{_some([names[index] for index in found])}; set model.class_names"
+            )
+    labels_of: dict[int, str] = {}
+    for label, (index,) in outputs.items():
+        if index in labels_of:
+            raise ConfigError(
+                f"the dataset's labels {labels_of[index]!r} and {label!r} both match the model's "
+                f"class {names[index]!r}; make them one, or set model.class_names"
+            )
+        labels_of[index] = label
+    return {label: index for label, (index,) in outputs.items()}
 
 
 def _folded(name: str) -> str:

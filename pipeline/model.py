@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +28,9 @@ from pipeline.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 ZOO_OUTPUTS = 1000
 """Classes of a torchvision model that nothing else is known of (ImageNet-1k)."""
 
-# Layers that move or thin out a map without computing a new one.
-PASSIVE = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Identity,
-)
+# Layers that thin out a map without computing a new one, and layers that hand on what they get.
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 @dataclass
@@ -86,11 +83,9 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
     module = built.module.to(device).eval()
     fitting = _preprocess(config.preprocess, built)
-    blank = fitting.normalise(
-        torch.full((1, 3, *fitting.crop), 127, dtype=torch.uint8, device=device)
-    )
-    layer_name = _target_layer(config.target_layer, module, blank)
-    logits, activations = _try(module, layer_name, blank)
+    picture = fitting.normalise(_any_picture(fitting).to(device))
+    layer_name = _target_layer(config.target_layer, module, picture)
+    logits, activations = _try(module, layer_name, picture)
     return Classifier(
         module=module,
         layer_name=layer_name,
@@ -100,49 +95,108 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
         channels=activations.shape[1],
         grid=(activations.shape[2], activations.shape[3]),
         fingerprint=fingerprint(module),
-        warnings=built.warnings,
+        warnings=built.warnings + _doubts(logits),
     )
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Hash of a model's structure and weights (32 hex digits)."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    """Hash of a model's structure and weights (32 hex digits), the same in every process."""
+    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))
+    digest = hashlib.sha256(structure.encode())
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
-def auto_layer(module: nn.Module, images: Tensor) -> str | None:
-    """Name of the last module that computes an (N, C, h, w) map of more than one cell.
+def auto_layer(module: nn.Module, images: Tensor) -> str:
+    """Name of the last module that computes an (N, C, h, w) map which all evidence passes through.
 
-    Pooling and dropout compute nothing new and are passed over, and so is a block that ends in
-    one. Where several modules give the same map, the outermost is named. None where there is none.
+    A map has more than one cell. Pooling computes nothing new and is passed over, and so is a
+    block that ends in it, or a branch beside others. Where several modules give the same map, the
+    outermost is named.
+
+    Raises:
+        ConfigError: where the model fails, has no such module, or goes on with tokens after it,
+            as transformers do with the map of their patches.
     """
-    found: list[str] = []
-    passed_on: list[Tensor] = []  # kept alive, so that no new tensor is taken for one of them
-
-    def note(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(layer: nn.Module, _inputs: object, output: object) -> None:
-            if not isinstance(output, Tensor) or output.ndim != 4 or output[0, 0].numel() == 1:
-                return
-            if isinstance(layer, PASSIVE) or any(output is other for other in passed_on):
-                passed_on.append(output)
-            else:
-                found.append(name)
-
-        return hook
-
-    handles = [
-        layer.register_forward_hook(note(name)) for name, layer in module.named_modules() if name
-    ]
     try:
-        with torch.no_grad():
-            module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return next((name for name in reversed(found) if found.count(name) == 1), None)
+        found = _maps(module, images)
+        for name in reversed(found):
+            if name is None:
+                break
+            if found.count(name) == 1 and _all_passes(module, name, images):
+                return name
+    except Exception as error:
+        raise ConfigError(_cannot_run(images, error)) from error
+    after = ": its last layers work on tokens" if None in found else ""
+    raise ConfigError(
+        f"model.target_layer: auto finds no map at the end of the model{after}; name a layer that "
+        "gives (batch, channels, rows, columns)"
+    )
+
+
+@torch.no_grad()
+def _maps(module: nn.Module, images: Tensor) -> list[str | None]:
+    """Names of the modules that compute maps, in the order of their outputs; None for tokens."""
+    found: list[str | None] = []
+    thinned: list[Tensor] = []  # kept alive, so that no new tensor is taken for one of them
+
+    def note(name: str, layer: nn.Module, _inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor) or isinstance(layer, SILENT):
+            return
+        if _are_tokens(output, images):
+            found.append(None)
+        elif output.ndim != 4 or output[0, 0].numel() == 1:
+            return
+        elif isinstance(layer, POOLING) or any(output is other for other in thinned):
+            thinned.append(output)
+        else:
+            found.append(name)
+
+    with ExitStack() as hooks:
+        for name, layer in module.named_modules():
+            if name:
+                hooks.enter_context(layer.register_forward_hook(partial(note, name)))
+        module(images)
+    return found
+
+
+@torch.no_grad()
+def _all_passes(module: nn.Module, name: str, images: Tensor) -> bool:
+    """Whether the output hangs on the named layer alone: it stays when only the picture changes."""
+    kept: list[Tensor] = []
+
+    def keep(_layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        kept.append(output.clone())
+        return kept[0].clone()
+
+    with module.get_submodule(name).register_forward_hook(keep):
+        first, second = module(images), module(-images)
+    if not isinstance(first, Tensor):
+        return True
+    return bool((first - second).abs().max() <= 1e-4 * first.abs().max())
+
+
+def _are_tokens(output: Tensor, images: Tensor) -> bool:
+    """Whether a layer's output is (N, tokens, C) or a map with the channels last."""
+    if output.ndim == 3:
+        return min(output.shape[1:]) > 1
+    return output.ndim == 4 and _channels_last(output, images)
+
+
+def _channels_last(output: Tensor, images: Tensor) -> bool:
+    """Whether (N, a, b, c) is rows, columns, channels: a and b, not b and c, are like the picture.
+
+    Sides of a map differ from the picture's sides divided by one stride by less than a cell.
+    """
+    height, width = images.shape[2:]
+
+    def alike(rows: int, columns: int) -> bool:
+        return abs(rows * width - columns * height) <= max(height, width)
+
+    _, a, b, c = output.shape
+    return alike(a, b) and not alike(b, c) and a * b > 1
 
 
 def _torchvision(config: ZooModel, weights: Weights | None) -> _Built:
@@ -163,14 +217,17 @@ def _torchvision(config: ZooModel, weights: Weights | None) -> _Built:
     if weights is not None:
         with torch.device("meta"):
             skeleton = models.get_model(config.name, weights=None)
-        n_outputs = checkpoint.n_outputs(weights, skeleton, ZOO_OUTPUTS)
-        return _Built(models.get_model(config.name, weights=None, num_classes=n_outputs), says)
+        arguments = {"num_classes": checkpoint.n_outputs(weights, skeleton, ZOO_OUTPUTS)}
+        if hasattr(skeleton, "aux_logits"):  # heads for training, which torchvision drops
+            arguments["aux_logits"] = any("aux" in key.lower() for key in weights)
+        module = models.get_model(config.name, weights=None, **arguments)
+        return _Built(module, says, warnings=_input_doubts(config.name, module))
     if config.weights is None:
         module = models.get_model(config.name, weights=None)
         return _Built(module, says, warnings=[_random_weights(config.name)])
     try:
         module = models.get_model(config.name, weights=chosen)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise ConfigError(f"model.weights: {chosen} cannot be downloaded: {error}") from error
     return _Built(module, says, list(chosen.meta["categories"]))
 
@@ -183,6 +240,11 @@ def _timm(config: ZooModel, weights: Weights | None) -> _Built:
     if not timm.is_model(config.name):
         raise ConfigError(
             f"model.name: timm has no {config.name!r}{_close(config.name, timm.list_models())}"
+        )
+    if config.weights not in (None, "DEFAULT"):
+        raise ConfigError(
+            f"model.weights: timm has DEFAULT, not {config.weights!r}; other weights are "
+            f"other names, as in model.name={config.name}.tag"
         )
     pretrained = weights is None and config.weights is not None
     arguments: dict[str, Any] = {}
@@ -246,8 +308,9 @@ def _torchvision_preprocess(transforms: Any) -> PreprocessConfig:
 def _timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
     """timm resizes to size / crop_pct before it crops (timm.data.transforms_factory)."""
     crop = list(data["input_size"][1:])
+    sides = [int(side / data["crop_pct"]) for side in crop]
     return PreprocessConfig(
-        resize=int(min(crop) / data["crop_pct"]),
+        resize=sides if data["crop_mode"] == "squash" else min(sides),
         crop=crop,
         mean=list(data["mean"]),
         std=list(data["std"]),
@@ -258,20 +321,22 @@ def _timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
 def _preprocess(wanted: PreprocessConfig, built: _Built) -> Preprocess:
     """What the settings say, and where they are silent, what the weights say."""
     says = built.preprocess
-    own_size = wanted.resize is not None or wanted.crop is not None
-    fitting = preprocess.checked(
-        resize=(wanted.resize or wanted.crop) if own_size else says.resize,
-        crop=wanted.crop if own_size else says.crop,
+    sizes = (says.resize, says.crop)
+    if wanted.resize is not None or wanted.crop is not None:
+        sizes = (wanted.crop if wanted.resize is None else wanted.resize, wanted.crop)
+    return preprocess.checked(
+        *sizes,
         mean=says.mean if wanted.mean is None else wanted.mean,
         std=says.std if wanted.std is None else wanted.std,
         interpolation=wanted.interpolation or says.interpolation,
     )
-    channels = _first_channels(built.module)
-    if channels not in (None, fitting.channels):
-        raise ConfigError(
-            f"model.preprocess.mean has {fitting.channels} channels, the model takes {channels}"
-        )
-    return fitting
+
+
+def _any_picture(fitting: Preprocess) -> Tensor:
+    """(1, 3, h, w) uint8 with some contrast: a model may divide by the picture's own spread."""
+    height, width = fitting.crop
+    values = torch.arange(3 * height * width) % 256
+    return values.to(torch.uint8).view(1, 3, height, width)
 
 
 def _first_channels(module: nn.Module) -> int | None:
@@ -285,15 +350,7 @@ def _target_layer(wanted: str, module: nn.Module, images: Tensor) -> str:
         if wanted in names:
             return wanted
         raise ConfigError(f"model.target_layer: the model has no {wanted!r}{_close(wanted, names)}")
-    try:
-        name = auto_layer(module, images)
-    except Exception as error:
-        raise ConfigError(_cannot_run(images, error)) from error
-    if name is None:
-        raise ConfigError(
-            "model.target_layer: no layer gives a (batch, channels, rows, columns) map"
-        )
-    return name
+    return auto_layer(module, images)
 
 
 def _try(module: nn.Module, layer_name: str, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,6 +361,7 @@ def _try(module: nn.Module, layer_name: str, images: Tensor) -> tuple[Tensor, Te
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
                 shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
+            _check_map(activations, images)
             cam.gradients(
                 logits, activations, torch.zeros(1, 1, dtype=torch.long, device=images.device)
             )
@@ -318,14 +376,46 @@ def _try(module: nn.Module, layer_name: str, images: Tensor) -> tuple[Tensor, Te
     return logits.detach(), activations.detach()
 
 
+def _check_map(activations: Tensor, images: Tensor) -> None:
+    shape = tuple(activations.shape)
+    if _channels_last(activations, images):
+        raise cam.LayerError(
+            f"its output of shape {shape} is (batch, rows, columns, channels); "
+            "a map needs (batch, channels, rows, columns)"
+        )
+    if shape[2] * shape[3] == 1:
+        raise cam.LayerError(f"its output of shape {shape} has a single cell, which is no map")
+
+
+def _doubts(logits: Tensor) -> list[str]:
+    """What looks wrong about the logits (1, K) of one picture."""
+    if logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-3:
+        return [
+            "the model's outputs look like probabilities; camaudit takes logits, so that every "
+            "confidence will be too low"
+        ]
+    return []
+
+
+def _input_doubts(name: str, module: nn.Module) -> list[str]:
+    if not hasattr(module, "transform_input"):
+        return []
+    return [
+        f"a {name} that was trained from torchvision's weights wants model.preprocess.mean and "
+        "std [0.5, 0.5, 0.5] (transform_input), which no checkpoint tells"
+    ]
+
+
 def _class_names(wanted: Any) -> list[str] | None:
     """A list, or the lines of a text file, or a JSON list or {"0": name} mapping."""
     if wanted is None:
         return None
     if isinstance(wanted, str):
         wanted = _class_file(Path(wanted))
-    if not isinstance(wanted, list) or not wanted:
+    if not isinstance(wanted, list) or not all(isinstance(name, str | int) for name in wanted):
         raise ConfigError(f"model.class_names: {wanted!r} is neither a list of names nor a file")
+    if not wanted:
+        raise ConfigError("model.class_names: there are none")
     names = [str(name) for name in wanted]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -335,13 +425,17 @@ def _class_names(wanted: Any) -> list[str] | None:
 
 def _class_file(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".json":
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() != ".json":
             return [line.strip() for line in text.splitlines() if line.strip()]
         names = json.loads(text)
-        return [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model.class_names: {path} cannot be read: {error}") from error
+    if not isinstance(names, dict):
+        return names
+    if set(names) != {str(index) for index in range(len(names))}:
+        raise ConfigError(f'model.class_names: {path} needs the keys "0" to "{len(names) - 1}"')
+    return [names[str(index)] for index in range(len(names))]
 
 
 def _close(name: str, names: list[str]) -> str:

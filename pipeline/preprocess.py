@@ -28,7 +28,7 @@ class Preprocess:
     resize is the shorter side in pixels or (height, width); crop the (height, width) of the centre
     crop; mean and std, per channel in [0, 1], tell by their number whether the model sees colour
     (3) or grey (1). The order (resize, crop, scale, normalise) and the antialiased resize are
-    those of torchvision's ImageClassification transforms.
+    those of torchvision's ImageClassification transforms on a Pillow picture, to 2 of 255 levels.
     """
 
     resize: int | tuple[int, int]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -54,8 +57,45 @@ class RunFolder:
         return self.path / "analysis" / f"{name}.parquet"
 
 
+class Rows:
+    """Committed parts as one table, to be scanned by column; page checksums are verified."""
+
+    def __init__(self, parts: list[Path]) -> None:
+        self.parts = parts
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        self._dataset = ds.dataset(
+            [str(part) for part in parts],
+            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+        )
+
+    def to_table(self, **scan: Any) -> pa.Table:
+        """The columns and the rows passing the filter, in planned order, as pyarrow's to_table.
+
+        Raises:
+            DataError: naming the part that is damaged.
+        """
+        with self._damage_named():
+            return self._dataset.to_table(**scan)
+
+    def to_batches(self, **scan: Any) -> Iterator[pa.RecordBatch]:
+        """As `to_table`, in pieces that need little memory."""
+        with self._damage_named():
+            yield from self._dataset.to_batches(**scan)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:  # they do not say which file
+            for part in self.parts:
+                read(part)
+            raise DataError(f"{self.parts[0].parent} cannot be read: {error}") from error
+
+
 def write(table: pa.Table, path: Path) -> None:
     """Commit a table: it is there whole, or not at all.
+
+    Its first two columns, which tell its rows apart, are read back and compared.
 
     Raises:
         DataError: where what was written reads back as something else.
@@ -65,9 +105,9 @@ def write(table: pa.Table, path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
     try:
         pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
-        written = pq.read_metadata(draft)
-        if written.num_rows != table.num_rows:
-            raise DataError(f"{path} reads back {written.num_rows} of {table.num_rows} rows")
+        keys = table.column_names[:2]
+        if not read(draft, keys).equals(table.select(keys)):
+            raise DataError(f"{path}: what was written reads back as something else")
         sync(draft)
         draft.replace(path)
     finally:
@@ -95,8 +135,10 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
+        raise DataError(
+            f"{path} is damaged: {_first_line(error)}; delete it and run its stage again"
+        ) from error
 
 
 def read_plan(run: RunFolder) -> Plan:
@@ -137,12 +179,13 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
     if not path.is_file():
         return False
     try:
-        footer = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as part:
+            footer, schema = part.metadata, part.schema_arrow
         planned = setup.rows(shard)
-        rows = footer.metadata.num_rows == len(planned)
-        fits = Setup.from_metadata(footer.schema_arrow.metadata).fingerprint == setup.fingerprint
-        groups = range(footer.metadata.num_row_groups)
-        bounds = [footer.metadata.row_group(group).column(0).statistics for group in groups]
+        rows = footer.num_rows == len(planned)
+        fits = Setup.from_metadata(schema.metadata).fingerprint == setup.fingerprint
+        groups = range(footer.num_row_groups)
+        bounds = [footer.row_group(group).column(0).statistics for group in groups]
         in_place = bool(bounds) and (bounds[0].min, bounds[-1].max) == (planned[0], planned[-1])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         log.warning("%s is damaged and is computed again: %s", path, _first_line(error))
@@ -157,7 +200,7 @@ def missing_shards(run: RunFolder, setup: Setup) -> list[int]:
     return [shard for shard in range(setup.n_shards) if not is_committed(run, setup, shard)]
 
 
-def rows(run: RunFolder, setup: Setup) -> ds.Dataset:
+def rows(run: RunFolder, setup: Setup) -> Rows:
     """All rows of a finished explain stage, to be scanned by column.
 
     Raises:
@@ -169,17 +212,14 @@ def rows(run: RunFolder, setup: Setup) -> ds.Dataset:
             f"{len(missing)} of {setup.n_shards} parts are missing (first: part-{missing[0]:05d}); "
             "run the explain stage first"
         )
-    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.dataset(
-        [str(run.part(shard)) for shard in range(setup.n_shards)],
-        format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
-    )
+    return Rows([run.part(shard) for shard in range(setup.n_shards)])
 
 
 def sweep(run: RunFolder) -> None:
     """Remove what dead attempts left half-written; the caller holds the run's lock."""
-    for draft in run.path.glob("**/.*.tmp"):
-        draft.unlink(missing_ok=True)
+    for folder in (run.path, run.part(0).parent, run.analysis("").parent):
+        for draft in folder.glob(".*.tmp"):
+            draft.unlink(missing_ok=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,16 +8,24 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.config import ImageFolder, Manifest
 from pipeline.decode import DecodeError, decode, read_file
 from pipeline.errors import ConfigError, DataError
-from pipeline.sources.source import Picture, Source, check_column, column_labels, distinct
+from pipeline.sources.source import (
+    Picture,
+    Source,
+    box_mask,
+    check_column,
+    column_labels,
+    describe,
+    distinct,
+    object_mask,
+    printable,
+)
 
 SUFFIXES = frozenset(
     [
@@ -43,39 +51,59 @@ SUFFIXES = frozenset(
 
 
 def image_folder(config: ImageFolder, max_pixels: int) -> Source:
-    """Every image file below a folder; the first folder level is its label."""
+    """Every image file below a folder; the first folder level is its label.
+
+    Links are followed, hidden files and folders are not.
+
+    Raises:
+        ConfigError: where there is no such folder.
+        DataError: a folder that cannot be listed.
+    """
     root = _folder("dataset.root", config.root)
     names, ignored = [], Counter[str]()
-    for path in _walk(root):
-        if Path(path).suffix.lower() in SUFFIXES:
-            names.append(path)
+    for name in _walk(root):
+        suffix = Path(name).suffix.lower()
+        if suffix in SUFFIXES:
+            names.append(name)
         else:
-            ignored[Path(path).suffix.lower() or "without suffix"] += 1
+            ignored[printable(suffix) or "without suffix"] += 1
     names.sort()
-    labels = [_printable(Path(name).parts[0]) if os.sep in name else None for name in names]
+    folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
+    labels = [folder and printable(folder) for folder in folders]
+    empty = sorted({path.name for path in _folders(root)} - set(folders))
+    named = ", ".join(map(printable, empty[:10])) + (", ..." if len(empty) > 10 else "")
+    note = f"{len(empty)} folders without an image are no classes: {named}"
     return Source(
-        image_ids=[_printable(Path(name).as_posix()) for name in names],
+        image_ids=[printable(name) for name in names],
         labels=labels,
         read=partial(_read, [str(root / name) for name in names], max_pixels),
         class_names=distinct(labels),
-        ignored=dict(ignored.most_common()),
+        ignored=dict(sorted(ignored.items(), key=lambda item: (-item[1], item[0]))),
+        warnings=[note] if empty else [],
     )
 
 
 def manifest(config: Manifest, max_pixels: int) -> Source:
-    """The images that a table names; columns without a role travel along."""
+    """The images that a table names; columns without a role travel along.
+
+    Raises:
+        ConfigError: a table that cannot be read, or a column that is not there or of no use.
+        DataError: a row without a path, a label that is no class.
+    """
     table = _manifest_table(config)
     root = _folder("dataset.root", config.root or str(Path(config.path).parent))
-    names = table[config.path_column].to_pylist()
-    for row, name in enumerate(names):
-        if not name:
-            raise DataError(f"{config.path}: row {row + 1} has no {config.path_column}")
-    labels = column_labels(table, config.label_column)
-    roles = {config.path_column, config.label_column, config.mask_column}
-    roles.update(config.box_columns or [])
+    names = [name or "" for name in _texts(table, "path_column", config.path_column)]
+    if "" in names:
+        row = names.index("") + 1
+        raise DataError(f"{config.path}: row {row} has no {config.path_column}")
+    try:
+        labels = column_labels(table, config.label_column)
+    except DataError as error:
+        raise DataError(f"{config.path}: {error}") from error
+    masks = config.mask_column and _texts(table, "mask_column", config.mask_column)
+    box_columns = config.box_columns or []
+    roles = {config.path_column, config.label_column, config.mask_column, *box_columns}
     others = [column for column in table.column_names if column not in roles]
-    boxes = [table[name].cast(pa.float64()).to_pylist() for name in config.box_columns or []]
-    masks = table[config.mask_column].to_pylist() if config.mask_column else None
     return Source(
         image_ids=names,
         labels=labels,
@@ -83,20 +111,12 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
             _read,
             [str(root / name) for name in names],
             max_pixels,
-            boxes=list(zip(*boxes, strict=True)) if boxes else None,
-            masks=masks and [name and str(root / name) for name in masks],
+            boxes=_boxes(table, box_columns) if box_columns else None,
+            masks=[name and str(root / name) for name in masks] if masks else None,
         ),
         class_names=distinct(labels),
         metadata=table.select(others) if others else None,
     )
-
-
-def box_mask(shape: tuple[int, ...], box: tuple[float, ...]) -> NDArray[np.uint8]:
-    """(H, W) mask, 255 inside the box (x0, y0, x1, y1) in pixels, which may reach outside."""
-    mask = np.zeros(shape[:2], np.uint8)
-    x0, y0, x1, y1 = (max(0, round(side)) for side in box)
-    mask[y0:y1, x0:x1] = 255
-    return mask
 
 
 def _read(
@@ -110,35 +130,36 @@ def _read(
     pixels = decode(read_file(Path(files[index])), max_pixels)
     mask = masks[index] if masks else None
     if mask:
-        return Picture(pixels, _read_mask(mask, pixels.shape[:2], max_pixels))
-    box = [side for side in boxes[index] if side is not None] if boxes else []
-    return Picture(pixels, box_mask(pixels.shape, tuple(box)) if len(box) == 4 else None)
-
-
-def _read_mask(path: str, shape: tuple[int, ...], max_pixels: int) -> NDArray[np.uint8]:
-    mask = decode(read_file(Path(path)), max_pixels).max(axis=2)
-    if mask.shape != shape:
-        raise DecodeError(f"its mask has shape {mask.shape}, the image {shape}")
-    return np.asarray(mask > 0, np.uint8) * np.uint8(255)
+        try:
+            marked = decode(read_file(Path(mask)), max_pixels)
+        except DecodeError as error:
+            raise DecodeError(f"its mask {mask}: {error}") from error
+        return Picture(pixels, object_mask(pixels.shape, marked))
+    return Picture(pixels, box_mask(pixels.shape, boxes[index]) if boxes else None)
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Paths of all files below root, relative to it; links are followed, hidden files are not."""
-    visited = set()
-    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
-        here = os.path.realpath(folder)
-        if here in visited:  # a link that leads back up
-            folders.clear()
+    """Paths below root, relative to it, of all files; a link that leads back up is not followed."""
+    todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
+    while todo:
+        prefix, above = todo.pop()
+        here = os.path.realpath(root / prefix)
+        if here in above:
             continue
-        visited.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith("."):
-                yield os.path.relpath(Path(folder) / name, root)
+        try:
+            for entry in os.scandir(root / prefix):
+                if entry.name.startswith("."):
+                    continue
+                if Path(entry).is_dir() if entry.is_symlink() else entry.is_dir():
+                    todo.append((f"{prefix}{entry.name}/", above | {here}))
+                else:
+                    yield prefix + entry.name
+        except OSError as error:
+            raise DataError(f"{root / prefix} cannot be listed: {error.strerror}") from error
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be listed: {error.strerror}")
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _folder(key: str, path: str) -> Path:
@@ -155,16 +176,17 @@ def _manifest_table(config: Manifest) -> pa.Table:
     if config.box_columns and len(config.box_columns) != 4:
         raise ConfigError("dataset.box_columns: needs the four columns x0, y0, x1, y1")
     text = [config.path_column, config.label_column, config.mask_column]
-    # Ids and labels stay as written: "007" is no number.
-    types = {column: pa.string() for column in text if column}
     try:
         table = (
             pq.read_table(path)
             if path.suffix.lower() in (".parquet", ".pq")
-            else pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=types))
+            else _read_csv(path, [column for column in text if column])
         )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"dataset.path: {path} cannot be read: {error}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"dataset.path: {path} cannot be read: {describe(error)}") from error
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"dataset.path: {path} has columns of the same name: {', '.join(twice)}")
     for key in ("path_column", "label_column", "mask_column"):
         check_column(f"dataset.{key}", getattr(config, key), table.column_names, config.path)
     for column in config.box_columns or []:
@@ -172,6 +194,32 @@ def _manifest_table(config: Manifest) -> pa.Table:
     return table
 
 
-def _printable(name: str) -> str:
-    """A file name as valid text: bytes that are no UTF-8 are written as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _read_csv(path: Path, text: list[str]) -> pa.Table:
+    """A table with commas, semicolons or tabs between the columns, whichever its first line has."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        separator = max(",;\t", key=lines.readline().count)
+    # One block, as types are told from the first: a column of numbers may end in words.
+    whole = min(path.stat().st_size + 1, 2**31 - 1)
+    return pa.csv.read_csv(
+        path,
+        read_options=pa.csv.ReadOptions(block_size=whole),
+        parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        # Ids and labels stay as written: "007" is no number.
+        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())),
+    )
+
+
+def _texts(table: pa.Table, key: str, column: str) -> list[str | None]:
+    try:
+        return table[column].cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
+    except pa.ArrowException as error:
+        kind = table.schema.field(column).type
+        raise ConfigError(f"dataset.{key}: {column!r} holds {kind}, not paths") from error
+
+
+def _boxes(table: pa.Table, columns: list[str]) -> list[tuple[float | None, ...]]:
+    try:
+        sides = [table[name].cast(pa.float64()).to_pylist() for name in columns]
+    except pa.ArrowException as error:
+        raise ConfigError(f"dataset.box_columns: not all are numbers: {describe(error)}") from error
+    return list(zip(*sides, strict=True))

@@ -6,16 +6,26 @@ import bisect
 import json
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import HuggingFaceDataset
 from pipeline.decode import DecodeError, decode
 from pipeline.errors import ConfigError, DataError
-from pipeline.sources.source import Picture, Source, check_column, column_labels, distinct
+from pipeline.sources.source import (
+    Picture,
+    Source,
+    check_column,
+    column_labels,
+    describe,
+    distinct,
+    numbered,
+)
 
 STREAM = -1
 
@@ -24,41 +34,62 @@ STREAM = -1
 class Saved:
     """Files of one table; pieces are (file, row group or STREAM), starts their first rows."""
 
+    files: list[str]
     pieces: list[tuple[str, int]]
     starts: list[int]
     schema: pa.Schema
     n_rows: int
 
+    @property
+    def streams(self) -> bool:
+        """Whether the files are Arrow streams, not Parquet."""
+        return bool(self.pieces) and self.pieces[0][1] == STREAM
+
     def select(self, columns: list[str]) -> pa.Table:
         """Whole columns, of all files."""
-        return pa.concat_tables(_piece(*piece, tuple(columns)) for piece in self.pieces)
+        tables = [
+            _stream(name).select(columns) if self.streams else _parquet(name, columns)
+            for name in self.files
+        ]
+        return pa.concat_tables(tables, promote_options="permissive")
 
     def value(self, column: str, index: int) -> Any:
         """One cell; its row group stays in memory, as neighbours are read next."""
         at = bisect.bisect_right(self.starts, index) - 1
-        piece = _cached_piece(*self.pieces[at], (column,))
+        piece = _cached_piece(*self.pieces[at], column)
         return piece[column][index - self.starts[at]].as_py()
 
 
-def saved_dataset(config: HuggingFaceDataset, _max_pixels: int) -> Source:
-    """Images that stand encoded in a column of a table."""
-    saved = _open(config)
+def saved_dataset(config: HuggingFaceDataset, max_pixels: int) -> Source:
+    """Images that stand encoded in a column of a table.
+
+    Raises:
+        ConfigError: a path, split or column that is not there or of no use.
+        DataError: files that are damaged or do not go together, labels outside the class names.
+    """
+    if not Path(config.path).exists():
+        raise ConfigError(f"dataset.path: there is no {config.path}")
+    try:
+        return _source(_open(Path(config.path), config.split), config, max_pixels)
+    except (DataError, pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{config.path} cannot be read: {describe(error)}") from error
+
+
+def _source(saved: Saved, config: HuggingFaceDataset, max_pixels: int) -> Source:
+    image, label = config.image_column, config.label_column
     for key in ("image_column", "label_column"):
         check_column(f"dataset.{key}", getattr(config, key), saved.schema.names, config.path)
-    names = _class_names(saved.schema, config.label_column)
-    if config.label_column is None:
-        labels: list[str | None] = [None] * saved.n_rows
-    else:
-        labels = column_labels(saved.select([config.label_column]), config.label_column)
-    if names:  # ClassLabel holds numbers, -1 where a label is hidden
-        labels = [None if label in (None, "-1") else names[int(label)] for label in labels]
-    roles = (config.image_column, config.label_column)
-    others = [c.name for c in saved.schema if c.name not in roles and _is_plain(c.type)]
+    _check_images(saved.schema.field(image))
+    names = _class_names(saved.schema, label)
+    labels: list[str | None] = [None] * saved.n_rows
+    if label is not None:
+        labels = column_labels(saved.select([label]), label, names)
+    others = [c.name for c in saved.schema if c.name not in (image, label) and _is_plain(c.type)]
     return Source(
-        image_ids=_ids(saved, config.image_column),
+        image_ids=_ids(saved, image),
         labels=labels,
-        read=partial(_read, saved, config.image_column, _max_pixels),
-        class_names=names or distinct(labels),
+        read=partial(_read, saved, image, max_pixels),
+        class_names=names if names and any(labels) else distinct(labels),
         metadata=saved.select(others) if others else None,
     )
 
@@ -66,59 +97,73 @@ def saved_dataset(config: HuggingFaceDataset, _max_pixels: int) -> Source:
 def _read(saved: Saved, column: str, max_pixels: int, index: int) -> Picture:
     cell = saved.value(column, index)
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes) or not data:
+    if not data:
         raise DecodeError("the table holds no bytes for it")
     return Picture(decode(data, max_pixels))
 
 
-def _open(config: HuggingFaceDataset) -> Saved:
-    path = Path(config.path)
-    if not path.exists():
-        raise ConfigError(f"dataset.path: there is no {path}")
+def _open(path: Path, split: str | None) -> Saved:
     splits = path / "dataset_dict.json"
     if splits.is_file():
-        names = json.loads(splits.read_text())["splits"]
-        if config.split is None or config.split not in names:
-            raise ConfigError(f"dataset.split: {config.split!r} is none of {', '.join(names)}")
-        path = path / config.split
-    try:
-        return _open_stream(path) if (path / "state.json").is_file() else _open_parquet(path)
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _open_stream(folder: Path) -> Saved:
-    state = json.loads((folder / "state.json").read_text())
-    files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
-    return _saved(
-        [(name, STREAM, _stream(name).num_rows) for name in files], _stream(files[0]).schema
-    )
-
-
-def _open_parquet(path: Path) -> Saved:
-    files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
+        names = json.loads(splits.read_text(encoding="utf-8"))["splits"]
+        if split is None or split not in names:
+            raise ConfigError(f"dataset.split: {path} has {', '.join(names)}, not {split!r}")
+        path, split = path / split, None
+    state = path / "state.json"
+    if not state.is_file():
+        return _open_parquet(path, split)
+    saved = json.loads(state.read_text(encoding="utf-8"))
+    if split not in (None, saved.get("_split")):
+        raise ConfigError(f"dataset.split: {path} has split {saved.get('_split')}, not {split!r}")
+    files = [str(path / entry["filename"]) for entry in saved["_data_files"]]
     if not files:
-        raise ConfigError(f"dataset.path: {path} holds neither state.json nor Parquet files")
-    groups = []
-    for name in files:
-        footer = pq.read_metadata(name)
-        for group in range(footer.num_row_groups):
-            groups.append((name, group, footer.row_group(group).num_rows))
-    return _saved(groups, pq.read_schema(files[0]))
+        raise DataError(f"no images in {path}")
+    tables = [_stream(name) for name in files]
+    pieces = [(name, STREAM, table.num_rows) for name, table in zip(files, tables, strict=True)]
+    return _saved(files, pieces, [table.schema for table in tables])
 
 
-def _saved(pieces: list[tuple[str, int, int]], schema: pa.Schema) -> Saved:
-    starts, total = [], 0
-    for _, _, n_rows in pieces:
-        starts.append(total)
-        total += n_rows
-    return Saved([(name, group) for name, group, _ in pieces], starts, schema, total)
+def _open_parquet(path: Path, split: str | None) -> Saved:
+    found = [path]
+    if path.is_dir():
+        found = [p.relative_to(path) for p in sorted(path.rglob("*.parquet"))]
+        found = [path / p for p in found if not any(part.startswith(".") for part in p.parts)]
+        if not found:
+            raise ConfigError(f"dataset.path: {path} holds neither state.json nor Parquet files")
+    chosen = [p for p in found if split is None or _is_of(split, p, path)]
+    if not chosen:
+        names = ", ".join(p.name for p in found[:10])
+        raise ConfigError(f"dataset.split: no file in {path} is of the split {split!r}: {names}")
+    footers = [(str(p), pq.read_metadata(p)) for p in chosen]
+    groups = [
+        (name, group, footer.row_group(group).num_rows)
+        for name, footer in footers
+        for group in range(footer.num_row_groups)
+    ]
+    schemas = [footer.schema.to_arrow_schema() for _, footer in footers]
+    return _saved([name for name, _ in footers], groups, schemas)
 
 
-def _piece(name: str, group: int, columns: tuple[str, ...]) -> pa.Table:
+def _is_of(split: str, file: Path, root: Path) -> bool:
+    """Whether a file is of a split as the Hub names them: train-00000-of-00002, or in train/."""
+    folders = file.relative_to(root).parts[:-1] if root.is_dir() else ()
+    return split in folders or file.stem == split or file.name.startswith(f"{split}-")
+
+
+def _saved(files: list[str], pieces: list[tuple[str, int, int]], schemas: list[pa.Schema]) -> Saved:
+    for name, schema in zip(files, schemas, strict=True):
+        if schema.names != schemas[0].names:
+            raise DataError(f"{name} has other columns than {files[0]}")
+    ends = list(accumulate((n_rows for _, _, n_rows in pieces), initial=0))
+    starts = [(name, group) for name, group, _ in pieces]
+    return Saved(files, starts, ends[:-1], schemas[0], ends[-1])
+
+
+def _piece(name: str, group: int, column: str) -> pa.Table:
     if group == STREAM:
-        return _stream(name).select(list(columns))
-    return pq.ParquetFile(name).read_row_group(group, columns=list(columns))
+        return _stream(name).select([column])
+    with pq.ParquetFile(name) as file:
+        return file.read_row_group(group, columns=[column])
 
 
 _cached_piece = lru_cache(maxsize=2)(_piece)
@@ -130,11 +175,27 @@ def _stream(name: str) -> pa.Table:
         return pa.ipc.open_stream(mapped).read_all()
 
 
+def _parquet(name: str, columns: list[str]) -> pa.Table:
+    with pq.ParquetFile(name) as file:
+        return file.read(columns=columns)
+
+
+def _check_images(column: pa.Field) -> None:
+    kind = column.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (_is_bytes(kind) or pa.types.is_null(kind)):
+        raise ConfigError(
+            f"dataset.image_column: {column.name!r} holds {column.type}, not encoded images"
+        )
+
+
 def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
     """Names of a ClassLabel column, from what the datasets library notes in the schema."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = noted.get("info", {}).get("features", {}).get(column) or {}
-    return feature.get("names") if isinstance(feature, dict) else None
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return numbered(names) if names else None
 
 
 def _ids(saved: Saved, column: str) -> list[str]:
@@ -149,20 +210,18 @@ def _ids(saved: Saved, column: str) -> list[str]:
 
 def _paths(saved: Saved, column: str) -> list[str]:
     names: list[str] = []
-    for name, group in saved.pieces:
-        if group == STREAM:
-            paths = pa.chunked_array(
-                [chunk.field("path") for chunk in _stream(name)[column].chunks], pa.string()
-            )
-        else:
-            # Asking for the leaf alone leaves the bytes unread.
-            table = pq.ParquetFile(name).read_row_group(group, columns=[f"{column}.path"])
-            paths = pa.compute.struct_field(table[column], "path")
-        names += paths.to_pylist()
+    for name in saved.files:
+        # Asking for the leaf alone leaves the bytes unread.
+        table = _stream(name) if saved.streams else _parquet(name, [f"{column}.path"])
+        names += pc.struct_field(table[column], "path").to_pylist()
     return names
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    return not (
-        pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     )
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or _is_bytes(kind))

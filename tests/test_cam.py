@@ -1,0 +1,407 @@
+"""Grad-CAM against a second implementation in float64, and what it leaves behind: nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline import cam
+
+CLASSES = 10
+# Single precision rounds to 6e-8; some hundred layers and the sum over channels make that 1e-6.
+SINGLE = 1e-5
+DOUBLE = 1e-12
+
+NETWORKS = {
+    "resnet18": ("layer4", 64),
+    "vgg11": ("features.18", 64),  # a convolution that an in-place ReLU follows
+    "densenet121": ("features", 96),  # an in-place ReLU follows, as a function
+    "efficientnet_b0": ("features", 96),
+    "convnext_tiny": ("features", 96),
+}
+MODES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "grad": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+
+
+def network(name: str) -> nn.Module:
+    """A network in which nothing is trivially zero or one."""
+    torch.manual_seed(0)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+    if name == "vgg11":  # its own has 120 million weights
+        model.classifier = nn.Sequential(
+            nn.Linear(512 * 49, 64), nn.ReLU(inplace=True), nn.Linear(64, CLASSES)
+        )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    for key, parameter in model.named_parameters():
+        if key.endswith("layer_scale"):
+            nn.init.uniform_(parameter, 0.1, 1)
+        elif key.endswith("bias"):
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def reference(model: nn.Module, layer: str, images: Tensor) -> NDArray[np.float64]:
+    """Grad-CAM of every class, (N, K, h, w), by the paper's equations, with the whole graph.
+
+    The gradient is taken to a tensor of zeros that is added to the layer's output.
+    """
+    model = copy.deepcopy(model).double()
+    seen: list[Tensor] = []
+
+    def add_zeros(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        zeros = torch.zeros_like(output, requires_grad=True)
+        seen.extend([output.detach().clone(), zeros])
+        return output + zeros
+
+    with model.get_submodule(layer).register_forward_hook(add_zeros):
+        logits = model(images.double())
+    activations, zeros = seen
+    n, channels, rows, columns = activations.shape
+    maps = np.zeros((n, logits.shape[1], rows, columns))
+    for image in range(n):
+        for label in range(logits.shape[1]):
+            (slope,) = torch.autograd.grad(logits[image, label], zeros, retain_graph=True)
+            for channel in range(channels):
+                alpha = slope[image, channel].sum() / (rows * columns)
+                maps[image, label] += (alpha * activations[image, channel]).numpy()
+    return np.maximum(maps, 0)
+
+
+def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """(T, N, h, w) as the pipeline makes them."""
+    with cam.cut_graph(model, model.get_submodule(layer)) as forward:
+        logits, activations = forward(images)
+        return cam.gradcam(activations.detach(), cam.gradients(logits, activations, targets))
+
+
+def state(model: nn.Module) -> list[object]:
+    """All that explaining a model may not change."""
+    return [
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad for parameter in model.parameters()],
+        [len(module._forward_hooks) for module in model.modules()],
+        [len(module._forward_pre_hooks) for module in model.modules()],
+        {key: value.tolist() for key, value in model.state_dict().items()},
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    ]
+
+
+class Small(nn.Module):
+    """A trunk, the layer, and a head that writes in place; some parameters are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.layer = nn.Conv2d(8, 6, 3)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(6, 4)
+        self.unused = nn.Conv2d(3, 6, 3)
+        for parameter in self.trunk.parameters():
+            parameter.requires_grad = False
+        self.train()
+        self.trunk.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 4)."""
+        if not images.isfinite().all():
+            raise ValueError("in the model")
+        self.unused(images)
+        maps = self.act(self.layer(self.trunk(images)))
+        logits: Tensor = self.head(self.drop(maps.mean(dim=(2, 3))))
+        return logits
+
+
+IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+TARGETS = torch.tensor([[0, 1], [2, 2], [3, 0], [1, 3]])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_equal_a_float64_reference_with_the_whole_graph(name: str) -> None:
+    layer, side = NETWORKS[name]
+    model = network(name)
+    images = torch.randn(3, 3, side, side)
+    every_class = reference(model, layer, images)
+    predicted = model(images).argmax(dim=1)
+    peaks = torch.from_numpy(every_class.max(axis=(2, 3)))
+    # Beside the prediction, the two labels for which there is most to see.
+    others = peaks.scatter(1, predicted[:, None], -1.0).topk(2, dim=1).indices
+    targets = torch.cat([predicted[:, None], others], dim=1)
+    wanted = np.stack([every_class[range(3), column] for column in targets.T])
+    peak = wanted.max(axis=(2, 3), keepdims=True)
+    assert (peak > 0).all()
+    single = heatmaps(model, layer, images, targets).numpy()
+    assert (np.abs(single - wanted) / peak).max() < SINGLE
+    double = heatmaps(model.double(), layer, images.double(), targets).numpy()
+    assert (np.abs(double - wanted) / peak).max() < DOUBLE
+
+
+def test_map_of_a_linear_head_is_the_class_activation_map() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    images = torch.randn(2, 5, 4, 6)
+    maps = heatmaps(model, "0", images, torch.tensor([[2], [0]]))
+    weights = next(model.parameters()).detach()[[2, 0]] / 24
+    wanted = (weights[:, :, None, None] * images).sum(dim=1).clamp(min=0)
+    torch.testing.assert_close(maps[0], wanted)
+
+
+def test_a_batch_is_its_images_one_by_one() -> None:
+    model, images = Small().double(), IMAGES.double()
+    alone = [
+        heatmaps(model, "layer", images[i : i + 1], TARGETS[i : i + 1]) for i in range(len(images))
+    ]
+    together = heatmaps(model, "layer", images, TARGETS)
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=DOUBLE, atol=DOUBLE)
+
+
+def test_several_targets_of_one_forward_are_those_of_several() -> None:
+    model = Small()
+    both = heatmaps(model, "layer", IMAGES, TARGETS)
+    for column in range(2):
+        one = heatmaps(model, "layer", IMAGES, TARGETS[:, column : column + 1])
+        assert torch.equal(both[column], one[0])
+    assert not torch.equal(both[0], both[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_grad_mode_changes_nothing(mode: str) -> None:
+    model = Small()
+    wanted = heatmaps(model, "layer", IMAGES, TARGETS)
+    with MODES[mode]():
+        images = IMAGES * 1  # an inference tensor in inference mode
+        before = state(model)
+        assert torch.equal(heatmaps(model, "layer", images, TARGETS * 1), wanted)
+        assert state(model) == before
+
+
+def test_images_that_feed_the_head_may_be_inference_tensors() -> None:
+    class Bypass(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * images.mean(dim=(1, 2, 3))[:, None]
+
+    model = Bypass()
+    wanted = heatmaps(model, "layer", IMAGES, TARGETS)
+    with torch.inference_mode():
+        assert torch.equal(heatmaps(model, "layer", IMAGES * 1, TARGETS), wanted)
+
+
+def test_a_model_in_training_mode_is_explained_in_evaluation_mode_and_goes_on_training() -> None:
+    model = Small()
+    model.trunk.train()
+    before = state(model)
+    maps = heatmaps(model, "layer", IMAGES, TARGETS)
+    assert state(model) == before
+    assert torch.equal(maps, heatmaps(model.eval(), "layer", IMAGES, TARGETS))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"), [(IMAGES, "in the body"), (IMAGES * torch.nan, "in the model")]
+)
+def test_an_exception_leaves_the_model_as_it_came(images: Tensor, message: str) -> None:
+    model = Small()
+    before = state(model)
+    with (
+        pytest.raises(ValueError, match=message),
+        cam.cut_graph(model, model.layer) as forward,
+    ):
+        forward(images)
+        raise ValueError("in the body")
+    assert state(model) == before
+
+
+def test_the_head_may_fail_and_grad_mode_is_still_the_callers() -> None:
+    model = Small()
+    model.head = nn.Linear(5, 4)
+    with torch.no_grad(), cam.cut_graph(model, model.layer) as forward:
+        with pytest.raises(RuntimeError, match="shapes"):
+            forward(IMAGES)
+        assert not torch.is_grad_enabled()
+
+
+def test_inside_the_context_no_parameter_needs_a_gradient() -> None:
+    model = Small()
+    with cam.cut_graph(model, model.layer) as forward:
+        logits, activations = forward(IMAGES)
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not any(module.training for module in model.modules())
+        cam.gradients(logits, activations, TARGETS)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert activations.grad is None
+
+
+def test_the_trunk_builds_no_graph() -> None:
+    model = Small()
+    trunk: list[Tensor] = []
+    saved: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        trunk.append(output)
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    for module in (*model.trunk, model.layer):
+        module.register_forward_hook(keep)
+    images = IMAGES.clone().requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+    with hooks, cam.cut_graph(model, model.layer) as forward:
+        _, activations = forward(images)
+    assert len(trunk) == 4
+    assert not any(output.requires_grad for output in trunk)
+    assert activations.is_leaf
+    assert saved, "the head builds one"
+    below = {t.untyped_storage().data_ptr() for t in (images, *trunk, *model.trunk.parameters())}
+    assert not below & {tensor.untyped_storage().data_ptr() for tensor in saved}
+
+
+def test_what_shares_the_layers_memory_does_not_overwrite_its_activations() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = images * 2
+            seen: Tensor = self.layer(maps)
+            maps.mul_(100)
+            return seen.relu_().mean(dim=(2, 3))
+
+    model = Shared()
+    with cam.cut_graph(model, model.layer) as forward:
+        logits, activations = forward(IMAGES)
+    assert torch.equal(activations, IMAGES * 2)
+    assert torch.equal(logits, (IMAGES * 2).relu().mean(dim=(2, 3)))
+
+
+def test_a_trunk_that_the_model_itself_runs_without_gradients_is_explained() -> None:
+    class Frozen(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.no_grad():
+                maps = F.relu(self.layer(self.trunk(images)), inplace=True)
+            logits: Tensor = self.head(maps.mean(dim=(2, 3)))
+            return logits
+
+    wanted = heatmaps(Small(), "layer", IMAGES, TARGETS)
+    assert torch.equal(heatmaps(Frozen(), "layer", IMAGES, TARGETS), wanted)
+
+
+def test_an_input_of_the_model_gets_no_gradient() -> None:
+    images = IMAGES.clone().requires_grad_()
+    heatmaps(Small(), "layer", images, TARGETS)
+    assert images.grad is None
+
+
+class Odd(nn.Module):
+    """Gives its layer's output in a way that cannot be explained."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.layer = nn.Identity()
+        self.tuple = nn.MaxPool2d(2, return_indices=True)
+        self.flat = nn.Flatten(2)
+        self.weight = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 4)."""
+        maps = images
+        if self.fault == "never":
+            return maps.mean(dim=(2, 3)) @ self.weight
+        maps = self.layer(maps)
+        if self.fault == "twice":
+            maps = self.layer(maps)
+        if self.fault == "no path":
+            maps = images
+        if self.fault == "detached":
+            maps = maps.detach()
+        if self.fault == "another way":
+            images.requires_grad_()
+            maps = images * 1
+        self.tuple(maps)
+        self.flat(maps)
+        return maps.mean(dim=(2, 3)) @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("fault", "layer", "message"),
+    [
+        ("never", "layer", "goes through it 0 times, not once"),
+        ("twice", "layer", "goes through it 2 times, not once"),
+        ("none", "tuple", "its output is a tuple, not one tensor"),
+        ("none", "flat", r"its output has shape \(4, 3, 144\)"),
+        ("none", "flat", r"a map needs \(batch, channels, rows, columns\)"),
+        ("no path", "layer", "does not feed the model's output"),
+        ("detached", "layer", "does not feed the model's output"),
+        ("another way", "layer", "does not feed the model's output"),
+    ],
+)
+def test_a_layer_that_cannot_be_explained_is_refused(fault: str, layer: str, message: str) -> None:
+    model = Odd(fault)
+    before = state(model)
+    with pytest.raises(cam.LayerError, match=message):
+        heatmaps(model, layer, IMAGES, TARGETS)
+    assert state(model) == before
+
+
+def test_after_a_refused_forward_the_next_one_starts_afresh() -> None:
+    model = Odd("twice")
+    with cam.cut_graph(model, model.layer) as forward:
+        with pytest.raises(cam.LayerError):
+            forward(IMAGES)
+        model.fault = "none"
+        logits, _ = forward(IMAGES)
+    assert logits.requires_grad
+
+
+def test_normalise_divides_by_the_maximum_and_leaves_dead_maps_dead() -> None:
+    maps = torch.tensor([[[0.0, 2.0], [8.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    scaled, peak = cam.normalise(maps)
+    assert peak.tolist() == [8.0, 0.0]
+    assert scaled.tolist() == [[[0.0, 0.25], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_normalise_takes_maps_of_any_scale() -> None:
+    scaled, peak = cam.normalise(torch.tensor([[[1e-38, 5e-39]], [[3e38, 1.5e38]]]))
+    torch.testing.assert_close(scaled, torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]]]))
+    assert (peak > 0).all()
+
+
+def test_pooled_features_are_those_of_the_cells_that_were_looked_at() -> None:
+    activations = torch.randn(3, 5, 2, 4, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(3, 2, 4)
+    maps[0, 1, 2] = 0.7
+    maps[1, 0, 0] = maps[1, 1, 3] = 1.0
+    features = cam.pooled(activations, maps, None)
+    cell = activations[0, :, 1, 2]
+    torch.testing.assert_close(features[0], cell / cell.norm())
+    two = activations[1, :, 0, 0] + activations[1, :, 1, 3]
+    torch.testing.assert_close(features[1], two / two.norm())
+    assert features[2].tolist() == [0.0] * 5
+
+
+def test_pooled_features_are_projected_before_they_get_unit_length() -> None:
+    activations = torch.full((1, 3, 2, 2), 1e5)  # would overflow float16
+    projection = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 3.0]])
+    features = cam.pooled(activations, torch.ones(1, 2, 2), projection)
+    torch.testing.assert_close(features, torch.tensor([[0.5**0.5, 0.5**0.5]]))

@@ -1,0 +1,279 @@
+"""The columns of a batch against softmax by hand, and rows that must not touch each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import cam, engine
+from pipeline.engine import NO_LABEL
+from pipeline.model import Classifier
+from pipeline.preprocess import Preprocess
+from pipeline.schema import part_schema
+
+SIDE = 12
+GRID = (4, 5)
+NOT_FROM_TENSORS = {
+    *("index", "image_id", "label_index", "label", "pred"),
+    *("image_width", "image_height", "status", "error"),
+}
+OF_OBJECTS = {"focus_object_mass", "focus_pointing_hit"}
+
+
+class Net(nn.Module):
+    """Maps of a convolution, and a head; a white picture has no finite logits."""
+
+    def __init__(self, n_classes: int, channels: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Conv2d(channels, 6, 3, stride=3)
+        self.pool = nn.AdaptiveMaxPool2d(GRID)
+        self.head = nn.Linear(6, n_classes)
+        nn.init.normal_(self.head.weight, std=20)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, n_classes)."""
+        maps = self.pool(self.maps(images)).relu()
+        white = (images.amin(dim=(1, 2, 3)) > 0.99)[:, None]
+        logits: Tensor = self.head(maps.mean(dim=(2, 3)))
+        return logits.masked_fill(white, torch.nan)
+
+
+def classifier(n_classes: int = 7, *, grey: bool = False, layer: str = "pool") -> Classifier:
+    channels = 1 if grey else 3
+    return Classifier(
+        module=Net(n_classes, channels).eval(),
+        layer_name=layer,
+        preprocess=Preprocess(SIDE, (SIDE, SIDE), (0.5,) * channels, (0.5,) * channels),
+        class_names=None,
+        n_outputs=n_classes,
+        channels=6,
+        grid=GRID,
+        fingerprint="",
+        warnings=[],
+    )
+
+
+def pictures(n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return torch.randint(0, 200, (n, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+
+
+def explain(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    projection: Tensor | None = None,
+    objects: Tensor | None = None,
+) -> dict[str, Tensor]:
+    with cam.cut_graph(model.module, model.layer) as forward:
+        return engine.explain(
+            forward,
+            model,
+            images,
+            labels,
+            method="gradcam",
+            projection=projection,
+            objects=objects,
+        )
+
+
+def maps_of(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    """Grad-CAM of one class per image, (N, h, w)."""
+    with cam.cut_graph(model.module, model.layer) as forward:
+        logits, activations = forward(model.preprocess.normalise(images))
+        slopes = cam.gradients(logits, activations, classes[:, None])
+        return cam.gradcam(activations.detach(), slopes)[0]
+
+
+def test_predictions_are_softmax_by_hand() -> None:
+    model, images = classifier(7), pictures(9)
+    labels = torch.arange(9) % 7
+    columns = {name: value.numpy() for name, value in explain(model, images, labels).items()}
+    with torch.no_grad():
+        logits = model.module((images.float() / 255 - 0.5) / 0.5).double().numpy()
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    order = np.argsort(-probs, axis=1)
+    rows = np.arange(9)
+    given = probs[rows, labels.numpy()]
+    assert len(set(order[:, 0])) > 1
+    assert columns["pred_index"].tolist() == order[:, 0].tolist()
+    assert columns["top_index"].tolist() == order[:, :5].tolist()
+    wanted = {
+        "top_prob": np.take_along_axis(probs, order[:, :5], axis=1),
+        "confidence": probs.max(axis=1),
+        "margin": probs[rows, order[:, 0]] - probs[rows, order[:, 1]],
+        "label_prob": given,
+        "loss": -np.log(given),
+        "entropy": -(probs * np.log(probs)).sum(axis=1),
+    }
+    for name, values in wanted.items():
+        # Logits of some 10 in single precision have errors of some 1e-6, and so have ratios.
+        np.testing.assert_allclose(columns[name], values, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert columns["valid"].all()
+
+
+def test_heatmaps_are_those_of_the_prediction_and_of_another_label() -> None:
+    model, images = classifier(3), pictures(12)
+    with torch.no_grad():
+        predicted = model.module(model.preprocess.normalise(images)).argmax(dim=1)
+    labels = predicted.clone()
+    labels[::2] = (predicted[::2] + 1) % 3
+    labels[3] = NO_LABEL
+    columns = explain(model, images, labels)
+    scaled, peak = cam.normalise(maps_of(model, images, predicted))
+    torch.testing.assert_close(columns["heatmap"], scaled.flatten(1))
+    torch.testing.assert_close(columns["heatmap_max"], peak)
+    other = torch.arange(12) % 2 == 0
+    assert (peak[other] > 0).any()
+    scaled, peak = cam.normalise(maps_of(model, images[other], labels[other]))
+    torch.testing.assert_close(columns["heatmap_label"][other], scaled.flatten(1))
+    torch.testing.assert_close(columns["heatmap_label_max"][other], peak)
+    assert (peak > 0).any()
+    for name in ("heatmap_label", "heatmap_label_max", "focus_label_similarity"):
+        assert columns[name][~other].isnan().all(), name
+    assert columns["focus_label_similarity"][other].isfinite().any()
+
+
+def test_a_picture_without_a_label_has_no_label_columns() -> None:
+    columns = explain(classifier(), pictures(3), torch.tensor([2, NO_LABEL, 4]))
+    names = ("label_prob", "loss", "heatmap_label", "heatmap_label_max", "focus_label_similarity")
+    for name in names:
+        assert columns[name][1].isnan().all(), name
+    for name in ("label_prob", "loss"):
+        assert columns[name][[0, 2]].isfinite().all(), name
+    for name in columns.keys() - {*names, "valid"}:
+        assert columns[name][1].isfinite().all(), name
+    assert columns["valid"].all()
+
+
+def test_a_picture_without_finite_logits_is_not_valid_and_spoils_no_other() -> None:
+    model, images = classifier(), pictures(4)
+    labels = torch.tensor([0, 1, NO_LABEL, 3])
+    images[1] = 255
+    columns = explain(model, images, labels)
+    assert columns["valid"].tolist() == [True, False, True, True]
+    rest = torch.tensor([0, 2, 3])
+    for name, wanted in explain(model, images[rest], labels[rest]).items():
+        torch.testing.assert_close(columns[name][rest], wanted, equal_nan=True, msg=name)
+
+
+def test_a_map_that_is_not_finite_is_not_valid() -> None:
+    class Overflow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveMaxPool2d(GRID)
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Finite logits of infinite maps."""
+            maps: Tensor = self.pool(images * 1e38 * 1e38)
+            return maps.clamp(-1, 1).mean(dim=(2, 3))
+
+    model = classifier()
+    model.module = Overflow()
+    columns = explain(model, pictures(2), torch.tensor([0, 1]))
+    assert columns["confidence"].isfinite().all()
+    assert not columns["valid"].any()
+
+
+def test_rows_do_not_depend_on_their_batch() -> None:
+    model, images, labels = classifier(), pictures(5), torch.arange(5)
+    matrix = engine.projection(6, 2, torch.device("cpu"))
+    together = explain(model, images, labels, matrix)
+    for i in range(5):
+        alone = explain(model, images[i : i + 1], labels[i : i + 1], matrix)
+        for name, value in together.items():
+            torch.testing.assert_close(alone[name][0], value[i], equal_nan=True, msg=name)
+
+
+def test_two_classes_have_a_margin_and_a_short_top_list() -> None:
+    columns = explain(classifier(2), pictures(3), torch.tensor([0, 1, 1]))
+    assert columns["top_index"].shape == columns["top_prob"].shape == (3, 2)
+    assert columns["top_index"].sort(dim=1).values.tolist() == [[0, 1]] * 3
+    torch.testing.assert_close(columns["margin"], 2 * columns["confidence"] - 1)
+
+
+def test_of_equally_probable_classes_the_explained_one_leads() -> None:
+    model = classifier(40)
+    head = model.module.get_submodule("head")
+    nn.init.zeros_(head.get_parameter("weight"))
+    nn.init.zeros_(head.get_parameter("bias"))
+    columns = explain(model, pictures(2), torch.tensor([NO_LABEL, NO_LABEL]))
+    assert columns["pred_index"].tolist() == [0, 0]
+    assert columns["top_index"][:, 0].tolist() == [0, 0]
+    assert all(len(set(row)) == 5 for row in columns["top_index"].tolist())
+    torch.testing.assert_close(columns["top_prob"], torch.full((2, 5), 1 / 40))
+    assert columns["margin"].tolist() == [0, 0]
+
+
+def test_columns_are_those_of_the_table() -> None:
+    model, images = classifier(), pictures(2)
+    labels, objects = torch.tensor([0, 1]), torch.ones(2, SIDE, SIDE)
+    wanted = set(part_schema(GRID, 6).names) - NOT_FROM_TENSORS | {"valid"}
+    columns = explain(model, images, labels, objects=objects)
+    assert set(columns) == wanted
+    assert set(explain(model, images, labels)) == wanted - OF_OBJECTS
+    assert all(len(value) == 2 and not value.requires_grad for value in columns.values())
+    assert columns["heatmap"].shape == columns["heatmap_label"].shape == (2, GRID[0] * GRID[1])
+
+
+def test_a_grey_model_sees_one_channel() -> None:
+    images = pictures(3)
+    model = classifier(grey=True)
+    columns = explain(model, images, torch.tensor([0, 1, 2]))
+    assert columns["valid"].all()
+    luma = (images.double() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
+    with torch.no_grad():
+        logits = model.module((luma.round()[:, None].float() / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(columns["confidence"], logits.softmax(dim=1).amax(dim=1))
+    torch.testing.assert_close(columns["image_mean_r"], images[:, 0].float().mean(dim=(1, 2)) / 255)
+
+
+def test_probabilities_are_those_of_the_explanation() -> None:
+    model, images = classifier(), pictures(4)
+    probs = engine.probabilities(model, images)
+    columns = explain(model, images, torch.full((4,), NO_LABEL))
+    torch.testing.assert_close(probs.amax(dim=1), columns["confidence"])
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(4))
+    assert probs.argmax(dim=1).tolist() == columns["pred_index"].tolist()
+
+
+def test_the_embedding_is_projected() -> None:
+    model, images, labels = classifier(), pictures(3), torch.tensor([0, 1, 2])
+    matrix = engine.projection(6, 2, torch.device("cpu"))
+    assert matrix is not None
+    whole = explain(model, images, labels)["embedding"]
+    assert whole.shape == (3, 6)
+    short = explain(model, images, labels, matrix)["embedding"]
+    torch.testing.assert_close(short, nn.functional.normalize(whole @ matrix))
+
+
+def test_the_projection_is_the_same_in_every_version() -> None:
+    matrix = engine.projection(300, 128, torch.device("cpu"))
+    assert matrix is not None
+    assert matrix.shape == (300, 128)
+    assert matrix.dtype == torch.float32
+    known = {(0, 0): 0.11525552, (0, 1): 0.02570995, (150, 64): 0.07332067, (299, 127): 0.04951017}
+    assert {place: matrix[place].item() for place in known} == pytest.approx(known, rel=1e-6)
+    again = engine.projection(300, 128, torch.device("cpu"))
+    assert again is not None
+    assert torch.equal(matrix, again)
+
+
+def test_the_projection_keeps_angles() -> None:
+    matrix = engine.projection(2048, 128, torch.device("cpu"))
+    assert matrix is not None
+    points = torch.randn(40, 2048, generator=torch.Generator().manual_seed(0)) + 0.5
+    before, after = (
+        nn.functional.normalize(x) @ nn.functional.normalize(x).T for x in (points, points @ matrix)
+    )
+    # A cosine of 128 random directions has a standard deviation of 1 / sqrt(128), 0.09.
+    assert (before - after).abs().max() < 5 * 128**-0.5
+    assert (before - after).square().mean().sqrt() < 128**-0.5
+
+
+@pytest.mark.parametrize("channels", [1, 127, 128])
+def test_few_channels_are_not_projected(channels: int) -> None:
+    assert engine.projection(channels, 128, torch.device("cpu")) is None

@@ -1,0 +1,565 @@
+"""Models of every source: layer, outputs, preprocessing and names; what cannot be used, in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline import cam, model
+from pipeline.config import CustomModel, PreprocessConfig, ZooModel
+from pipeline.errors import ConfigError
+from pipeline.model import Classifier
+from pipeline.preprocess import Preprocess
+
+CPU = torch.device("cpu")
+
+
+def zoo(kind: str, name: str, side: int | None = 64, **settings: Any) -> Classifier:
+    """A model of torchvision or timm, with random weights where none are given."""
+    config = ZooModel(
+        **{"kind": kind, "name": name, "weights": None, **settings},
+        preprocess=PreprocessConfig(resize=side),
+    )
+    return model.load(config, CPU, seed=0)
+
+
+def custom(tmp_path: Path, source: str, **settings: Any) -> Classifier:
+    """What the factory `build` in the source gives."""
+    path = tmp_path / "net.py"
+    path.write_text("import torch\nfrom torch import nn\n" + source)
+    settings = {"preprocess": PreprocessConfig(resize=16), **settings}
+    config = CustomModel(kind="custom", factory=f"{path}:build", **settings)
+    return model.load(config, CPU, seed=0)
+
+
+def body(forward: str, layers: str = "") -> str:
+    """A factory of a module whose forward is the given lines, beside a convolution `conv`."""
+    return f"""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 3)
+        {layers}
+
+    def head(self, maps):
+        return self.fc(maps.mean(dim=(2, 3)))
+
+    def forward(self, x):
+        {forward}
+
+
+def build(**arguments):
+    return Net()
+"""
+
+
+PLAIN = body("return self.head(self.conv(x))")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "side", "layer", "channels", "grid"),
+    [
+        ("torchvision", "resnet18", 64, "layer4", 512, (2, 2)),
+        ("torchvision", "resnet18", 32, "layer3", 256, (2, 2)),  # layer4 has a single cell
+        ("torchvision", "vgg11", 64, "features.19", 512, (4, 4)),  # the ReLU before the pooling
+        ("torchvision", "alexnet", 96, "features.11", 256, (5, 5)),
+        ("torchvision", "densenet121", 64, "features", 1024, (2, 2)),
+        ("torchvision", "efficientnet_b0", 64, "features", 1280, (2, 2)),
+        ("torchvision", "convnext_tiny", 64, "features", 768, (2, 2)),
+        ("torchvision", "mobilenet_v3_small", 64, "features", 576, (2, 2)),
+        ("torchvision", "regnet_y_400mf", 64, "trunk_output", 440, (2, 2)),
+        ("torchvision", "squeezenet1_1", 64, "classifier.2", 1000, (3, 3)),
+        ("torchvision", "googlenet", 64, "inception5b", 1024, (2, 2)),
+        ("torchvision", "inception_v3", 128, "Mixed_7c", 2048, (2, 2)),
+        ("torchvision", "swin_t", 64, "permute", 768, (2, 2)),  # after blocks of channels last
+        ("timm", "resnet18", 64, "layer4", 512, (2, 2)),
+        ("timm", "efficientnet_b0", 64, "bn2", 1280, (2, 2)),
+        ("timm", "convnext_atto", 64, "stages", 320, (2, 2)),
+        ("timm", "regnety_002", 64, "s4", 368, (2, 2)),
+        # The last blocks have a single cell, and their branches' maps are no more than a part.
+        ("timm", "inception_v3", 96, "Mixed_6e", 768, (4, 4)),
+    ],
+)
+def test_auto_finds_the_last_map(
+    kind: str, name: str, side: int, layer: str, channels: int, grid: tuple[int, int]
+) -> None:
+    found = zoo(kind, name, side)
+    assert (found.layer_name, found.channels, found.grid) == (layer, channels, grid)
+    assert found.n_outputs == 1000
+    assert found.preprocess.crop == (side, side)
+    assert found.warnings == [f"{name} has random weights: set model.weights or model.checkpoint"]
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with cam.cut_graph(found.module, found.layer) as forward:
+        logits, activations = forward(images)
+        slopes = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
+    assert activations.shape == (2, channels, *grid)
+    assert (activations.amax(dim=(2, 3)) > activations.amin(dim=(2, 3))).any()
+    assert slopes.isfinite().all()
+    assert slopes.abs().amax(dim=(2, 3, 4)).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("torchvision", "vit_b_32"),
+        ("timm", "vit_tiny_patch16_224"),
+        ("timm", "swin_tiny_patch4_window7_224"),
+        ("timm", "levit_128s"),
+    ],
+)
+def test_auto_says_that_it_does_not_know_transformers(kind: str, name: str) -> None:
+    with pytest.raises(ConfigError, match="no map at the end of the model: its last layers work"):
+        zoo(kind, name, 224)
+
+
+@pytest.mark.parametrize(
+    ("forward", "layers", "wanted"),
+    [
+        ("return self.head(self.drop(self.conv(x)))", "self.drop = nn.Dropout()", "conv"),
+        ("return self.head(self.pool(self.conv(x)))", "self.pool = nn.MaxPool2d(2)", "conv"),
+        (
+            "return self.head(self.block(x))",
+            "self.block = nn.Sequential(self.conv, nn.ReLU(), nn.AvgPool2d(2))",
+            "block.1",
+        ),
+        # Called twice: the one before it.
+        ("return self.head(self.act(self.act(self.conv(x))))", "self.act = nn.ReLU()", "conv"),
+        # Beside another branch: the one before both.
+        (
+            "x = self.conv(x); return self.head(self.one(x)) + self.head(self.two(x))",
+            "self.one = nn.Conv2d(4, 4, 3); self.two = nn.Conv2d(4, 4, 1)",
+            "conv",
+        ),
+        # A gate of one cell is no map.
+        (
+            "x = self.conv(x); return self.head(x * self.gate(x.mean((2, 3), keepdim=True)))",
+            "self.gate = nn.Conv2d(4, 4, 1)",
+            "conv",
+        ),
+        # The model divides by the spread of its picture, which a blank one has not.
+        ("return self.head(self.conv((x - x.mean()) / x.std()))", "", "conv"),
+    ],
+)
+def test_auto_on_ones_own_model(forward: str, layers: str, wanted: str, tmp_path: Path) -> None:
+    assert custom(tmp_path, body(forward, layers)).layer_name == wanted
+
+
+def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None:
+    found = custom(tmp_path, PLAIN)
+    assert not any(module._forward_hooks for module in found.module.modules())
+    assert not any(module.training for module in found.module.modules())
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        ("return self.fc(x.mean(dim=(2, 3)) @ torch.ones(3, 4))", "auto finds no map at the end"),
+        ("return self.head(self.conv(x)), x", r"the model's output is tuple, not \(batch, 2 or"),
+        ("return {'logits': self.head(self.conv(x))}", r"output is dict, not \(batch, 2 or more"),
+        ("return self.head(self.conv(x))[:, :1]", r"output is \(1, 1\), not \(batch, 2 or more"),
+        ("return self.conv(x)", r"output is \(1, 4, 14, 14\), not \(batch, 2 or more classes\)"),
+        ("return self.head(self.conv(x[:, :2]))", "cannot take a picture of shape .1, 3, 16, 16.:"),
+        ("raise KeyError('key')", "cannot take a picture of shape .1, 3, 16, 16.: 'key'"),
+        ("return self.head(self.conv(x).detach()).detach()", "does not feed the model's output"),
+    ],
+)
+@pytest.mark.parametrize("layer", ["auto", "conv"])
+def test_a_model_that_cannot_be_audited_is_refused_in_words(
+    forward: str, message: str, layer: str, tmp_path: Path
+) -> None:
+    if layer == "conv":
+        message = message.replace("auto finds no map at the end", "goes through it 0 times")
+    with pytest.raises(ConfigError, match=message):
+        custom(tmp_path, body(forward), target_layer=layer)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("layer5", "the model has no 'layer5'; close names: layer4, layer3, layer2, layer1"),
+        ("zzz", "the model has no 'zzz'; close names: layer4"),
+        ("avgpool", r"'avgpool' cannot be explained: its output of shape \(1, 512, 1, 1\) has a"),
+        ("fc", r"'fc' cannot be explained: its output has shape \(1, 1000\); a map needs"),
+        ("layer1.0.relu", "'layer1.0.relu' cannot be explained: .* it 2 times, not once"),
+    ],
+)
+def test_a_target_layer_that_cannot_be_used(layer: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"model.target_layer: .*" + message):
+        zoo("torchvision", "resnet18", target_layer=layer)
+
+
+def test_a_target_layer_may_be_any_that_gives_a_map() -> None:
+    found = zoo("torchvision", "resnet18", target_layer="layer2.0.conv1")
+    assert (found.channels, found.grid) == (128, (8, 8))
+    assert found.layer is found.module.get_submodule("layer2.0.conv1")
+
+
+@pytest.mark.parametrize("layer", ["layers.3", "norm", "layers.0"])
+def test_channels_last_are_not_taken_for_columns(layer: str) -> None:
+    with pytest.raises(ConfigError, match=r"is \(batch, rows, columns, channels\)"):
+        zoo("timm", "swin_tiny_patch4_window7_224", 224, target_layer=layer)
+
+
+@pytest.mark.parametrize("crop", [[16, 16], [16, 32], [40, 16]])
+def test_channels_last_are_seen_in_pictures_of_any_shape(crop: list[int], tmp_path: Path) -> None:
+    source = body(
+        "return self.head(self.back(self.last(self.conv(x))))",
+        "self.last = nn.Unflatten(1, (4, 1)); self.back = nn.Flatten(1, 2)",
+    )
+    source = source.replace("nn.Unflatten(1, (4, 1))", "Move((0, 2, 3, 1))")
+    source = source.replace("nn.Flatten(1, 2)", "Move((0, 3, 1, 2))")
+    source += """
+class Move(nn.Module):
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return x.permute(self.order)
+"""
+    settings = {"preprocess": PreprocessConfig(resize=crop)}
+    found = custom(tmp_path, source, **settings)
+    assert found.layer_name == "back"
+    assert found.grid == (crop[0] - 2, crop[1] - 2)
+    with pytest.raises(ConfigError, match=r"is \(batch, rows, columns, channels\)"):
+        custom(tmp_path, source, target_layer="last", **settings)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_a_checkpoint_tells_the_number_of_classes(prefix: str, tmp_path: Path) -> None:
+    trained = torchvision.models.resnet18(weights=None, num_classes=7).eval()
+    weights = {prefix + name: value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": weights}, tmp_path / "w.pt")
+    found = zoo("torchvision", "resnet18", checkpoint=str(tmp_path / "w.pt"))
+    assert found.n_outputs == 7
+    assert found.warnings == []
+    assert found.class_names is None
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.module(images), trained(images))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050"])
+def test_a_checkpoint_of_timm(name: str, tmp_path: Path) -> None:
+    trained = timm.create_model(name, num_classes=5).eval()
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    found = zoo("timm", name, checkpoint=str(tmp_path / "w.pt"))
+    assert (found.n_outputs, found.warnings) == (5, [])
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.module(images), trained(images))
+
+
+@pytest.mark.parametrize("aux", [False, True])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_checkpoint_with_or_without_heads_for_training(
+    name: str, aux: bool, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        trained = torchvision.models.get_model(
+            name, weights=None, num_classes=4, aux_logits=aux, init_weights=False
+        )
+    torch.save(trained.to_empty(device="cpu").state_dict(), tmp_path / "w.pt")
+    found = zoo("torchvision", name, 128, checkpoint=str(tmp_path / "w.pt"))
+    assert found.n_outputs == 4
+    assert "transform_input" in found.warnings[0]
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "w.pt")
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
+    with pytest.raises(ConfigError, match=r"does not fit the model\n  96 keys unexpected: layer1"):
+        zoo("torchvision", "resnet18", checkpoint=path)
+
+
+def test_a_checkpoint_of_ones_own_model(tmp_path: Path) -> None:
+    trained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    source = (
+        "def build():\n    return nn.Sequential("
+        "nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    found = custom(tmp_path, source, checkpoint=str(tmp_path / "w.pt"))
+    assert torch.equal(found.module.get_parameter("0.weight"), trained.get_parameter("0.weight"))
+    assert (found.layer_name, found.n_outputs) == ("0", 4)
+
+
+def test_a_checkpoint_that_would_run_code_needs_trust(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(weights=None, num_classes=3), tmp_path / "w.pt")
+    path = str(tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="set model.trust_checkpoint=true"):
+        zoo("torchvision", "resnet18", checkpoint=path)
+    assert zoo("torchvision", "resnet18", checkpoint=path, trust_checkpoint=True).n_outputs == 3
+
+
+def test_random_weights_are_the_same_at_each_load(tmp_path: Path) -> None:
+    one, two = zoo("torchvision", "resnet18"), zoo("torchvision", "resnet18")
+    config = ZooModel(
+        kind="torchvision", name="resnet18", weights=None, preprocess=PreprocessConfig(resize=64)
+    )
+    other = model.load(config, CPU, seed=1)
+    assert one.fingerprint == two.fingerprint != other.fingerprint
+    assert len(one.fingerprint) == 32
+
+
+def test_the_fingerprint_changes_with_weights_and_structure() -> None:
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    first = model.fingerprint(network())
+    assert model.fingerprint(network()) == first
+    weight, statistic, structure, precision = (network() for _ in range(4))
+    with torch.no_grad():
+        weight.get_parameter("0.weight")[3, 2, 1, 0] += 1e-7
+    statistic.get_buffer("1.running_mean")[0] += 1e-7
+    structure[2] = nn.GELU()
+    changed = [weight, statistic, structure, precision.half()]
+    found = {model.fingerprint(network) for network in changed}
+    assert len(found | {first}) == 5
+
+
+def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
+    class Described(nn.Identity):
+        def extra_repr(self) -> str:
+            return f"by {object()!r}"
+
+    one, two = Described(), Described()
+    keep = [repr(one), repr(two), object()]
+    assert keep[0] != keep[1] or " at 0x" in keep[0]
+    assert model.fingerprint(one) == model.fingerprint(two)
+    assert " at 0x" in repr(one)
+
+
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        ("resnet18", Preprocess(256, (224, 224))),
+        ("efficientnet_b0", Preprocess(256, (224, 224), interpolation="bicubic")),
+        ("inception_v3", Preprocess(342, (299, 299))),
+    ],
+)
+def test_without_settings_the_weights_say_what_the_model_sees(
+    weights: str, wanted: Preprocess
+) -> None:
+    assert zoo("torchvision", weights, None).preprocess == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("resnet18.a1_in1k", Preprocess(235, (224, 224), interpolation="bicubic")),
+        ("convnext_atto.d2_in1k", Preprocess(256, (224, 224), interpolation="bicubic")),
+    ],
+)
+def test_timms_own_preprocessing(name: str, wanted: Preprocess) -> None:
+    found = zoo("timm", name, None).preprocess
+    assert found == wanted
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config({}, model=timm.create_model(name))
+    )
+    resize, crop = transform.transforms[:2]
+    assert (resize.size, tuple(crop.size)) == (found.resize, found.crop)
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [("center", 44), ("squash", [44, 55])])
+def test_timm_may_squash_the_picture(mode: str, wanted: object) -> None:
+    data = {
+        "input_size": (3, 40, 50),
+        "crop_pct": 0.9,
+        "crop_mode": mode,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
+    }
+    found = model._timm_preprocess(data)
+    assert (found.resize, found.crop) == (wanted, [40, 50])
+
+
+@pytest.mark.parametrize(
+    ("settings", "resize", "crop"),
+    [
+        ({"resize": 40}, 40, (40, 40)),
+        ({"crop": 40}, 40, (40, 40)),
+        ({"resize": 50, "crop": 40}, 50, (40, 40)),
+        ({"resize": [40, 50]}, (40, 50), (40, 50)),
+        ({}, 256, (224, 224)),
+    ],
+)
+def test_settings_of_size_go_before_what_the_weights_say(
+    settings: dict[str, Any], resize: object, crop: object, tmp_path: Path
+) -> None:
+    found = custom(tmp_path, PLAIN, preprocess=PreprocessConfig(**settings)).preprocess
+    assert (found.resize, found.crop) == (resize, crop)
+
+
+def test_other_settings_of_preprocessing(tmp_path: Path) -> None:
+    settings = PreprocessConfig(
+        resize=16, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6], interpolation="nearest"
+    )
+    found = custom(tmp_path, PLAIN, preprocess=settings)
+    assert found.preprocess == Preprocess(16, (16, 16), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "nearest")
+    assert found.warnings == []
+    with pytest.raises(ConfigError, match=r"preprocess.resize: 0 is neither"):
+        custom(tmp_path, PLAIN, preprocess=PreprocessConfig(resize=0, crop=16))
+
+
+def test_ones_own_model_is_told_what_was_taken(tmp_path: Path) -> None:
+    assert custom(tmp_path, PLAIN).warnings == [
+        "model.preprocess.{mean,std} not given; what is open was taken as resize=256, crop=224, "
+        "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]"
+    ]
+
+
+def test_a_grey_model_is_seen_by_its_first_layer(tmp_path: Path) -> None:
+    grey = PLAIN.replace("nn.Conv2d(3,", "nn.Conv2d(1,")
+    assert custom(tmp_path, grey).preprocess.channels == 1
+    colour = PreprocessConfig(resize=16, mean=[0.5] * 3, std=[0.5] * 3)
+    with pytest.raises(ConfigError, match="to have 1 channels, but got 3 channels instead"):
+        custom(tmp_path, grey, preprocess=colour)
+
+
+def test_the_first_layer_that_is_named_need_not_be_the_first(tmp_path: Path) -> None:
+    source = body("return self.fc(self.last(self.first(x)).mean(dim=(2, 3)))").replace(
+        "self.conv = nn.Conv2d(3, 4, 3)",
+        "self.last = nn.Conv2d(8, 4, 3); self.first = nn.Conv2d(3, 8, 3)",
+    )
+    assert custom(tmp_path, source).layer_name == "last"
+
+
+def test_probabilities_instead_of_logits_are_told(tmp_path: Path) -> None:
+    found = custom(tmp_path, body("return self.head(self.conv(x)).softmax(dim=1)"))
+    assert "look like probabilities" in found.warnings[-1]
+    assert not any("look like" in text for text in custom(tmp_path, PLAIN).warnings)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "def build():\n    raise OSError('no weights')",
+            r"raised OSError: no weights \(net.py, l",
+        ),
+        ("def build():\n    return 3", "returned a int, not a torch.nn.Module"),
+        ("build = 3", "has no function 'build'"),
+        ("def other(): pass", "has no function 'build'"),
+        ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
+        ("def build(:", "cannot be loaded: SyntaxError"),
+    ],
+)
+def test_a_factory_that_fails_is_named(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^model.factory: .*" + message):
+        custom(tmp_path, source)
+
+
+def test_a_factory_that_is_not_there(tmp_path: Path) -> None:
+    config = CustomModel(kind="custom", factory=f"{tmp_path}/none.py:build")
+    with pytest.raises(ConfigError, match="none.py cannot be loaded"):
+        model.load(config, CPU, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("torchvision", {"name": "resnet81"}, "torchvision has no 'resnet81'; close names: resnet"),
+        ("timm", {"name": "resnet81"}, "timm has no 'resnet81'; close names: resnet"),
+        (
+            "torchvision",
+            {"name": "resnet18", "weights": "IMAGENET1K_V9"},
+            r"model.weights: resnet18 has IMAGENET1K_V1.*, not 'IMAGENET1K_V9'",
+        ),
+        ("timm", {"name": "resnet18", "weights": "a1_in1k"}, "model.weights: timm has DEFAULT"),
+    ],
+)
+def test_a_name_that_is_not_known_is_told_with_close_ones(
+    kind: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        zoo(kind, **settings)
+
+
+def test_timm_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r'pip install "camaudit\[timm\]"'):
+        zoo("timm", "resnet18")
+
+
+def test_weights_that_cannot_be_downloaded_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> Tensor:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(ConfigError, match=r"V1 cannot be downloaded: no route to host"):
+        zoo("torchvision", "resnet18", weights="DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("names.txt", "cat\n\n dog \r\nowl\n"),
+        ("names.txt", "\ufeffcat\ndog\nowl"),
+        ("names.json", '["cat", "dog", "owl"]'),
+        ("names.JSON", '{"0": "cat", "2": "owl", "1": "dog"}'),
+    ],
+)
+def test_class_names_from_a_file(file: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.write_text(content, encoding="utf-8")
+    assert custom(tmp_path, PLAIN, class_names=str(path)).class_names == ["cat", "dog", "owl"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(None, None), (["cat", "dog", "owl"], ["cat", "dog", "owl"]), ([0, 1, 2], ["0", "1", "2"])],
+)
+def test_class_names_from_the_settings(
+    given: object, names: list[str] | None, tmp_path: Path
+) -> None:
+    assert custom(tmp_path, PLAIN, class_names=given).class_names == names
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "model.class_names: there are none"),
+        (3, "3 is neither a list of names nor a file"),
+        ([["n01440764", "tench"]], "is neither a list of names nor a file"),
+        (["cat", "dog", "cat"], "given more than once: cat"),
+    ],
+)
+def test_class_names_that_cannot_be_used(given: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        custom(tmp_path, PLAIN, class_names=given)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("none.txt", None, "none.txt cannot be read: .*No such file"),
+        ("bad.json", b"{", "bad.json cannot be read: "),
+        ("bad.txt", b"\xff\xfe\xff", "bad.txt cannot be read: .*utf-8"),
+        ("empty.txt", b"\n\n", "there are none"),
+        ("map.json", json.dumps({"cat": 0, "dog": 1}).encode(), 'needs the keys "0" to "1"'),
+        ("map.json", json.dumps({"1": "cat", "2": "dog"}).encode(), 'needs the keys "0" to "1"'),
+        ("number.json", b"3", "3 is neither a list of names nor a file"),
+    ],
+)
+def test_class_files_that_cannot_be_used(
+    file: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^model.class_names: .*" + message):
+        custom(tmp_path, PLAIN, class_names=str(tmp_path / file))
