@@ -27,7 +27,7 @@ class NotFinished(AuditError):  # noqa: N818 - a state, not a fault
     exit_code = 75
 
 
-class Stopped(BaseException):  # noqa: N818 - a signal, not a fault
+class Stopped(BaseException):
     """A signal ended the run (exit code 128 + signal number).
 
     Like KeyboardInterrupt it is no Exception: what turns errors into rows must not swallow it.

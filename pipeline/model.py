@@ -83,9 +83,10 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
     module = built.module.to(device).eval()
     fitting = _preprocess(config.preprocess, built)
-    picture = fitting.normalise(_any_picture(fitting).to(device))
-    layer_name = _target_layer(config.target_layer, module, picture)
-    logits, activations = _try(module, layer_name, picture)
+    pictures = fitting.normalise(_any_pictures(fitting).to(device))
+    logits = _logits(module, pictures[:1])
+    layer_name = _target_layer(config.target_layer, module, pictures)
+    activations = _explained(module, layer_name, pictures[:1])
     return Classifier(
         module=module,
         layer_name=layer_name,
@@ -109,26 +110,27 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def auto_layer(module: nn.Module, images: Tensor) -> str:
+def auto_layer(module: nn.Module, pictures: Tensor) -> str:
     """Name of the last module that computes an (N, C, h, w) map which all evidence passes through.
 
     A map has more than one cell. Pooling computes nothing new and is passed over, and so is a
     block that ends in it, or a branch beside others. Where several modules give the same map, the
     outermost is named.
 
+    Args:
+        module: a classifier in evaluation mode.
+        pictures: two inputs (2, C, h, w) that differ everywhere.
+
     Raises:
-        ConfigError: where the model fails, has no such module, or goes on with tokens after it,
-            as transformers do with the map of their patches.
+        ConfigError: where there is no such module, or layers that work on tokens come after it,
+            as in transformers after the map of their patches.
     """
-    try:
-        found = _maps(module, images)
-        for name in reversed(found):
-            if name is None:
-                break
-            if found.count(name) == 1 and _all_passes(module, name, images):
-                return name
-    except Exception as error:
-        raise ConfigError(_cannot_run(images, error)) from error
+    found = _maps(module, pictures[:1])
+    for name in reversed(found):
+        if name is None:
+            break
+        if found.count(name) == 1 and _all_passes(module, name, pictures):
+            return name
     after = ": its last layers work on tokens" if None in found else ""
     raise ConfigError(
         f"model.target_layer: auto finds no map at the end of the model{after}; name a layer that "
@@ -163,8 +165,8 @@ def _maps(module: nn.Module, images: Tensor) -> list[str | None]:
 
 
 @torch.no_grad()
-def _all_passes(module: nn.Module, name: str, images: Tensor) -> bool:
-    """Whether the output hangs on the named layer alone: it stays when only the picture changes."""
+def _all_passes(module: nn.Module, name: str, pictures: Tensor) -> bool:
+    """Whether the logits hang on one map alone: while it stays, another picture changes none."""
     kept: list[Tensor] = []
 
     def keep(_layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -172,9 +174,7 @@ def _all_passes(module: nn.Module, name: str, images: Tensor) -> bool:
         return kept[0].clone()
 
     with module.get_submodule(name).register_forward_hook(keep):
-        first, second = module(images), module(-images)
-    if not isinstance(first, Tensor):
-        return True
+        first, second = module(pictures[:1]), module(pictures[1:])
     return bool((first - second).abs().max() <= 1e-4 * first.abs().max())
 
 
@@ -188,12 +188,12 @@ def _are_tokens(output: Tensor, images: Tensor) -> bool:
 def _channels_last(output: Tensor, images: Tensor) -> bool:
     """Whether (N, a, b, c) is rows, columns, channels: a and b, not b and c, are like the picture.
 
-    Sides of a map differ from the picture's sides divided by one stride by less than a cell.
+    The sides of a map are those of the picture divided by one stride, but for a cell or so.
     """
     height, width = images.shape[2:]
 
     def alike(rows: int, columns: int) -> bool:
-        return abs(rows * width - columns * height) <= max(height, width)
+        return abs(rows * width - columns * height) <= height + width
 
     _, a, b, c = output.shape
     return alike(a, b) and not alike(b, c) and a * b > 1
@@ -218,8 +218,9 @@ def _torchvision(config: ZooModel, weights: Weights | None) -> _Built:
         with torch.device("meta"):
             skeleton = models.get_model(config.name, weights=None)
         arguments = {"num_classes": checkpoint.n_outputs(weights, skeleton, ZOO_OUTPUTS)}
-        if hasattr(skeleton, "aux_logits"):  # heads for training, which torchvision drops
-            arguments["aux_logits"] = any("aux" in key.lower() for key in weights)
+        if hasattr(skeleton, "aux_logits"):  # heads for training, which a checkpoint may lack
+            aux = any("aux" in key.lower() for key in weights)
+            arguments |= {"aux_logits": aux, "init_weights": False}
         module = models.get_model(config.name, weights=None, **arguments)
         return _Built(module, says, warnings=_input_doubts(config.name, module))
     if config.weights is None:
@@ -332,11 +333,11 @@ def _preprocess(wanted: PreprocessConfig, built: _Built) -> Preprocess:
     )
 
 
-def _any_picture(fitting: Preprocess) -> Tensor:
-    """(1, 3, h, w) uint8 with some contrast: a model may divide by the picture's own spread."""
+def _any_pictures(fitting: Preprocess) -> Tensor:
+    """(2, 3, h, w) uint8, with some contrast: a model may divide by the picture's own spread."""
     height, width = fitting.crop
-    values = torch.arange(3 * height * width) % 256
-    return values.to(torch.uint8).view(1, 3, height, width)
+    values = (torch.arange(3 * height * width) % 256).to(torch.uint8).view(3, height, width)
+    return torch.stack([values, 255 - values])
 
 
 def _first_channels(module: nn.Module) -> int | None:
@@ -353,27 +354,36 @@ def _target_layer(wanted: str, module: nn.Module, images: Tensor) -> str:
     return auto_layer(module, images)
 
 
-def _try(module: nn.Module, layer_name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """One explained forward pass: the logits and activations that all others will resemble."""
+@torch.no_grad()
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits (1, K) of one picture, which all others will resemble."""
+    try:
+        logits = module(images)
+    except Exception as error:
+        raise ConfigError(
+            f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
+    if not logits.isfinite().all():
+        raise ConfigError("the model's output is not finite (NaN or infinite); are its weights?")
+    return logits
+
+
+def _explained(module: nn.Module, layer_name: str, images: Tensor) -> Tensor:
+    """The layer's map (1, C, h, w) of one picture, after a trial of its gradients."""
+    target = torch.zeros(1, 1, dtype=torch.long, device=images.device)
     try:
         with cam.cut_graph(module, module.get_submodule(layer_name)) as forward:
             logits, activations = forward(images)
-            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-                shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
             _check_map(activations, images)
-            cam.gradients(
-                logits, activations, torch.zeros(1, 1, dtype=torch.long, device=images.device)
-            )
-    except cam.LayerError as error:
+            cam.gradients(logits, activations, target)
+    except Exception as error:
         raise ConfigError(
             f"model.target_layer: {layer_name!r} cannot be explained: {error}"
         ) from error
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(_cannot_run(images, error)) from error
-    return logits.detach(), activations.detach()
+    return activations.detach()
 
 
 def _check_map(activations: Tensor, images: Tensor) -> None:
@@ -441,10 +451,6 @@ def _class_file(path: Path) -> Any:
 def _close(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]
     return f"; close names: {', '.join(close)}" if close else ""
-
-
-def _cannot_run(images: Tensor, error: Exception) -> str:
-    return f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
 
 
 def _random_weights(name: str) -> str:

@@ -47,11 +47,11 @@ class ProgressSafeHandler(logging.Handler):
 
 
 class Preflight(Callback):
-    """Checks the settings before Hydra makes a folder, whose failure it would tell as a traceback."""
+    """Checks the settings before Hydra makes a folder, whose failure would be a traceback."""
 
     def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:
         """Exit with 1 and a plain message where a setting cannot be used."""
-        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
             make_folder(load(own).folder)
         except ConfigError as error:

@@ -42,7 +42,9 @@ def configure(tmp_path: Path) -> Callable[..., Config]:
 
     def make(*overrides: str) -> Config:
         with initialize_config_dir(str(settings.conf_dir()), version_base="1.3"):
-            composed = compose("config", [f"output_dir={tmp_path}/out", *overrides])
+            composed = compose(
+                "config", ["report.suspects=8", f"output_dir={tmp_path}/out", *overrides]
+            )
         return settings.load(composed)
 
     return make

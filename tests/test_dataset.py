@@ -6,10 +6,12 @@ import datetime as dt
 import itertools
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -302,6 +304,24 @@ class TestLoader:
         assert len(multiprocessing.active_children()) == 2
         del loader
         assert multiprocessing.active_children() == []
+
+    def test_workers_leave_threads_and_signals_to_the_main_process(self) -> None:
+        def read(_index: int) -> Picture:
+            seen = (
+                cv2.getNumThreads() == 1,
+                signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+                signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
+            )
+            return Picture(np.full((SIDE, SIDE, 3), seen, np.uint8))
+
+        before = cv2.getNumThreads(), signal.signal(signal.SIGTERM, lambda *_: None)
+        cv2.setNumThreads(2)
+        try:
+            (batch,) = make_loader(read, FIT, setup(1, 1, 1), [0], 1)
+        finally:
+            cv2.setNumThreads(before[0])
+            signal.signal(signal.SIGTERM, before[1])
+        assert batch.images[0, :, 0, 0].tolist() == [1, 1, 1]
 
     def test_an_empty_list_of_shards(self) -> None:
         assert batches(setup(4, 2, 2), []) == []

@@ -1,4 +1,4 @@
-"""Models of every source: layer, outputs, preprocessing and names; what cannot be used, in words."""
+"""Models of every source: layer, outputs, preprocessing, names; what cannot be used, in words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def zoo(kind: str, name: str, side: int | None = 64, **settings: Any) -> Classif
 
 def custom(tmp_path: Path, source: str, **settings: Any) -> Classifier:
     """What the factory `build` in the source gives."""
-    path = tmp_path / "net.py"
+    path = tmp_path / f"net{len(list(tmp_path.iterdir()))}.py"  # a file is loaded once
     path.write_text("import torch\nfrom torch import nn\n" + source)
     settings = {"preprocess": PreprocessConfig(resize=16), **settings}
     config = CustomModel(kind="custom", factory=f"{path}:build", **settings)
@@ -85,8 +85,6 @@ PLAIN = body("return self.head(self.conv(x))")
         ("timm", "efficientnet_b0", 64, "bn2", 1280, (2, 2)),
         ("timm", "convnext_atto", 64, "stages", 320, (2, 2)),
         ("timm", "regnety_002", 64, "s4", 368, (2, 2)),
-        # The last blocks have a single cell, and their branches' maps are no more than a part.
-        ("timm", "inception_v3", 96, "Mixed_6e", 768, (4, 4)),
     ],
 )
 def test_auto_finds_the_last_map(
@@ -168,6 +166,7 @@ def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None
         ("return self.head(self.conv(x))[:, :1]", r"output is \(1, 1\), not \(batch, 2 or more"),
         ("return self.conv(x)", r"output is \(1, 4, 14, 14\), not \(batch, 2 or more classes\)"),
         ("return self.head(self.conv(x[:, :2]))", "cannot take a picture of shape .1, 3, 16, 16.:"),
+        ("return self.head(self.conv(x)) / 0", "the model's output is not finite"),
         ("raise KeyError('key')", "cannot take a picture of shape .1, 3, 16, 16.: 'key'"),
         ("return self.head(self.conv(x).detach()).detach()", "does not feed the model's output"),
     ],
@@ -213,13 +212,11 @@ def test_channels_last_are_not_taken_for_columns(layer: str) -> None:
 def test_channels_last_are_seen_in_pictures_of_any_shape(crop: list[int], tmp_path: Path) -> None:
     source = body(
         "return self.head(self.back(self.last(self.conv(x))))",
-        "self.last = nn.Unflatten(1, (4, 1)); self.back = nn.Flatten(1, 2)",
+        "self.last = Move(0, 2, 3, 1); self.back = Move(0, 3, 1, 2)",
     )
-    source = source.replace("nn.Unflatten(1, (4, 1))", "Move((0, 2, 3, 1))")
-    source = source.replace("nn.Flatten(1, 2)", "Move((0, 3, 1, 2))")
     source += """
 class Move(nn.Module):
-    def __init__(self, order):
+    def __init__(self, *order):
         super().__init__()
         self.order = order
 
@@ -268,7 +265,8 @@ def test_a_checkpoint_with_or_without_heads_for_training(
         trained = torchvision.models.get_model(
             name, weights=None, num_classes=4, aux_logits=aux, init_weights=False
         )
-    torch.save(trained.to_empty(device="cpu").state_dict(), tmp_path / "w.pt")
+    weights = {key: torch.zeros(value.shape) for key, value in trained.state_dict().items()}
+    torch.save(weights, tmp_path / "w.pt")
     found = zoo("torchvision", name, 128, checkpoint=str(tmp_path / "w.pt"))
     assert found.n_outputs == 4
     assert "transform_input" in found.warnings[0]
@@ -296,7 +294,7 @@ def test_a_checkpoint_of_ones_own_model(tmp_path: Path) -> None:
 def test_a_checkpoint_that_would_run_code_needs_trust(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None, num_classes=3), tmp_path / "w.pt")
     path = str(tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match="set model.trust_checkpoint=true"):
+    with pytest.raises(ConfigError, match=r"set model.trust_checkpoint=true"):
         zoo("torchvision", "resnet18", checkpoint=path)
     assert zoo("torchvision", "resnet18", checkpoint=path, trust_checkpoint=True).n_outputs == 3
 
@@ -330,14 +328,16 @@ def test_the_fingerprint_changes_with_weights_and_structure() -> None:
 
 def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
     class Described(nn.Identity):
+        def __init__(self) -> None:
+            super().__init__()
+            self.activation = lambda x: x
+
         def extra_repr(self) -> str:
-            return f"by {object()!r}"
+            return f"activation={self.activation!r}"
 
     one, two = Described(), Described()
-    keep = [repr(one), repr(two), object()]
-    assert keep[0] != keep[1] or " at 0x" in keep[0]
+    assert repr(one) != repr(two)
     assert model.fingerprint(one) == model.fingerprint(two)
-    assert " at 0x" in repr(one)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,6 @@ def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
     [
         ("resnet18", Preprocess(256, (224, 224))),
         ("efficientnet_b0", Preprocess(256, (224, 224), interpolation="bicubic")),
-        ("inception_v3", Preprocess(342, (299, 299))),
     ],
 )
 def test_without_settings_the_weights_say_what_the_model_sees(
@@ -447,7 +446,7 @@ def test_probabilities_instead_of_logits_are_told(tmp_path: Path) -> None:
     [
         (
             "def build():\n    raise OSError('no weights')",
-            r"raised OSError: no weights \(net.py, l",
+            r"raised OSError: no weights \(net0.py, l",
         ),
         ("def build():\n    return 3", "returned a int, not a torch.nn.Module"),
         ("build = 3", "has no function 'build'"),
@@ -463,7 +462,7 @@ def test_a_factory_that_fails_is_named(source: str, message: str, tmp_path: Path
 
 def test_a_factory_that_is_not_there(tmp_path: Path) -> None:
     config = CustomModel(kind="custom", factory=f"{tmp_path}/none.py:build")
-    with pytest.raises(ConfigError, match="none.py cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"none.py cannot be loaded"):
         model.load(config, CPU, seed=0)
 
 

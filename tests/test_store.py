@@ -338,7 +338,7 @@ class TestParts:
         assert rows.to_table(columns=["index"]).num_rows == 10
 
     def test_a_scan_that_fails_though_no_part_is_damaged(self, run: RunFolder) -> None:
-        with pytest.raises(DataError, match="parts cannot be read: .*nope"):
+        with pytest.raises(DataError, match=r"parts cannot be read: .*nope"):
             store.rows(run, SETUP).to_table(columns=["nope"])
 
     def test_rows_are_filtered_and_selected(self, run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _PREFIX = "COLORMAP_"
 _QUALITY = 88  # of WebP, 1 to 100: no visible blocks around the colour edges of small pictures
 
 
+@cache
 def colormap_code(name: str) -> int:
     """OpenCV's number of a colour map, by its name in any case.
 
