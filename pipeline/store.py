@@ -23,6 +23,9 @@ from pipeline.schema import Setup
 
 log = logging.getLogger(__name__)
 
+READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
+"""Before version 26, pyarrow writes lists of fixed size that are null, but cannot read them."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -104,7 +107,8 @@ def write(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
     try:
-        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
+        stored = table.cast(stored_schema(table.schema))
+        pq.write_table(stored, draft, compression="zstd", write_page_checksum=True)
         keys = table.column_names[:2]
         if not read(draft, keys).equals(table.select(keys)):
             raise DataError(f"{path}: what was written reads back as something else")
@@ -113,6 +117,19 @@ def write(table: pa.Table, path: Path) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """A schema as this pyarrow can read it back: before 26, lists of fixed size are plain lists."""
+    if READS_FIXED_LISTS:
+        return schema
+    plain = [
+        field.with_type(pa.list_(field.type.value_type))
+        if pa.types.is_fixed_size_list(field.type)
+        else field
+        for field in schema
+    ]
+    return pa.schema(plain, schema.metadata)
 
 
 def sync(path: Path) -> None:

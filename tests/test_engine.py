@@ -123,8 +123,11 @@ def test_heatmaps_are_those_of_the_prediction_and_of_another_label() -> None:
     labels[::2] = (predicted[::2] + 1) % 3
     labels[3] = NO_LABEL
     columns = explain(model, images, labels)
-    scaled, peak = cam.normalise(maps_of(model, images, predicted))
+    raw = maps_of(model, images, predicted)
+    scaled, peak = cam.normalise(raw)
     torch.testing.assert_close(columns["heatmap"], scaled.flatten(1))
+    alive = peak > 0
+    torch.testing.assert_close(columns["focus_mean"][alive], raw.mean(dim=(1, 2))[alive])
     torch.testing.assert_close(columns["heatmap_max"], peak)
     other = torch.arange(12) % 2 == 0
     assert (peak[other] > 0).any()
