@@ -147,7 +147,7 @@ class AnalysisConfig:
     """Sample sizes and error rates of discover, verify and rank."""
 
     sample_per_class: int = 300
-    trials: int = 200
+    trials: int = 120
     permutations: int = 200
     fdr: float = 0.05
     min_effect: float = 0.2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 
 class AuditError(Exception):
     """A run cannot go on; the message names the culprit and is shown without a traceback."""
@@ -36,3 +38,9 @@ class Stopped(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}; run the same command again to go on")
         self.exit_code = 128 + signum
+
+
+def close_names(name: str, names: list[str]) -> str:
+    """The end of a message: which of the names there are come close to the one that is not."""
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]
+    return f"; close names: {', '.join(close)}" if close else ""

@@ -151,7 +151,10 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        # partitioning: older pyarrow takes a folder called a=b for a column
+        return pq.read_table(
+            path, columns=columns, page_checksum_verification=True, partitioning=None
+        )
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
         raise DataError(
             f"{path} is damaged: {_first_line(error)}; delete it and run its stage again"

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline import checkpoint
 from pipeline.errors import ConfigError
+from pipeline.model import checkpoint
 
 pytestmark = [  # torch.jit is on its way out, but its files are there
     pytest.mark.filterwarnings("ignore:.*torch.jit.*"),

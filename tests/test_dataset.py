@@ -35,7 +35,7 @@ from pipeline.dataset import (
 )
 from pipeline.decode import DecodeError
 from pipeline.errors import ConfigError
-from pipeline.preprocess import Preprocess
+from pipeline.model.preprocess import Preprocess
 from pipeline.schema import Setup, plan_schema
 from pipeline.sources import open_source
 from pipeline.sources.source import Picture, Source

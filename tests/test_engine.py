@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline import cam, engine
 from pipeline.engine import NO_LABEL
 from pipeline.model import Classifier
-from pipeline.preprocess import Preprocess
+from pipeline.model.preprocess import Preprocess
 from pipeline.schema import part_schema
 
 SIDE = 12

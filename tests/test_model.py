@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pipeline import cam, model
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
-from pipeline.model import Classifier
-from pipeline.preprocess import Preprocess
+from pipeline.model import Classifier, classifier
+from pipeline.model.preprocess import Preprocess
+from pipeline.model.zoo import _timm_preprocess
 
 CPU = torch.device("cpu")
 
@@ -314,15 +315,15 @@ def test_the_fingerprint_changes_with_weights_and_structure() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
 
-    first = model.fingerprint(network())
-    assert model.fingerprint(network()) == first
+    first = classifier.fingerprint(network())
+    assert classifier.fingerprint(network()) == first
     weight, statistic, structure, precision = (network() for _ in range(4))
     with torch.no_grad():
         weight.get_parameter("0.weight")[3, 2, 1, 0] += 1e-7
     statistic.get_buffer("1.running_mean")[0] += 1e-7
     structure[2] = nn.GELU()
     changed = [weight, statistic, structure, precision.half()]
-    found = {model.fingerprint(network) for network in changed}
+    found = {classifier.fingerprint(network) for network in changed}
     assert len(found | {first}) == 5
 
 
@@ -337,7 +338,7 @@ def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
 
     one, two = Described(), Described()
     assert repr(one) != repr(two)
-    assert model.fingerprint(one) == model.fingerprint(two)
+    assert classifier.fingerprint(one) == classifier.fingerprint(two)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_timm_may_squash_the_picture(mode: str, wanted: object) -> None:
         "std": (0.5,) * 3,
         "interpolation": "bicubic",
     }
-    found = model._timm_preprocess(data)
+    found = _timm_preprocess(data)
     assert (found.resize, found.crop) == (wanted, [40, 50])
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline import preprocess
 from pipeline.decode import DecodeError
 from pipeline.errors import ConfigError
-from pipeline.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_RESIZED, Preprocess
+from pipeline.model import preprocess
+from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_RESIZED, Preprocess
 
 WEIGHTS = (
     "ResNet18_Weights.IMAGENET1K_V1",  # 256, 224

@@ -67,5 +67,5 @@ def test_its_python_reads_the_tables(
     for block in python:
         exec(block, {})
     printed = capsys.readouterr().out
-    assert "image_id" in printed  # pandas
+    assert "reasons" in printed  # pandas, which leaves out columns where the screen is narrow
     assert "confidence" in printed  # DuckDB

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline import intervene, regions, store
+from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
+from pipeline.shortcuts import intervene, regions
 from pipeline.store import RunFolder
 
 NETWORK = '''

@@ -178,7 +178,7 @@ def _manifest_table(config: Manifest) -> pa.Table:
     text = [config.path_column, config.label_column, config.mask_column]
     try:
         table = (
-            pq.read_table(path)
+            pq.read_table(path, partitioning=None)  # a folder called a=b is no column
             if path.suffix.lower() in (".parquet", ".pq")
             else _read_csv(path, [column for column in text if column])
         )

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipeline import regions, sample, store
+from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
-from pipeline.regions import Region
-from pipeline.sample import Sample
 from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
+from pipeline.shortcuts import regions, sample
+from pipeline.shortcuts.regions import Region
+from pipeline.shortcuts.sample import Sample
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import pyarrow.dataset as ds
 from pipeline import store
 from pipeline.config import Config
 from pipeline.errors import AuditError, DataError
+from pipeline.model.preprocess import Preprocess
 from pipeline.ops import Journal, versions
-from pipeline.preprocess import Preprocess
 from pipeline.report import page, pictures
 from pipeline.report.page import Report
 from pipeline.report.pictures import Rgb

@@ -29,14 +29,15 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from pipeline import engine, intervene, model, regions, sample, store
+from pipeline import engine, model, store
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.intervene import Bools, Effect
 from pipeline.model import Classifier
 from pipeline.ops import Journal, pick_device
-from pipeline.sample import Sample
 from pipeline.schema import FINDINGS, MEMBERS, Setup
+from pipeline.shortcuts import intervene, regions, sample
+from pipeline.shortcuts.intervene import Bools, Effect
+from pipeline.shortcuts.sample import Sample
 from pipeline.sources import open_source
 from pipeline.store import RunFolder
 
