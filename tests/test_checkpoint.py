@@ -153,6 +153,11 @@ def test_number_of_outputs_is_that_of_the_checkpoint(n: int, found: int) -> None
     assert checkpoint.n_outputs(network(n).state_dict(), network(1000), 1000) == found
 
 
+def test_number_of_outputs_is_that_of_the_head() -> None:
+    weights = {**WEIGHTS, "conv.weight": torch.zeros(5, 3, 3, 3)}
+    assert checkpoint.n_outputs(weights, network(1000), 1000) == 7
+
+
 def test_number_of_outputs_of_unrelated_weights_is_the_models() -> None:
     assert checkpoint.n_outputs({"x": torch.zeros(3)}, network(1000), 1000) == 1000
 
