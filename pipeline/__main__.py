@@ -9,9 +9,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import ops, summary
+from pipeline import ops, store, summary
 from pipeline.config import Config, conf_dir, load
 from pipeline.errors import AuditError, Stopped
+from pipeline.store import RunFolder
 
 log = logging.getLogger("camaudit")
 
@@ -35,6 +36,7 @@ def audit(config: Config) -> None:
     Raises:
         AuditError: what ended the run.
     """
+    store.sweep(RunFolder(config.folder))
     journal = ops.Journal(config)
     try:
         for name in config.stages:

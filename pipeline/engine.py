@@ -43,12 +43,14 @@ def explain(
     scores = logits.detach().float()
     predicted = scores.argmax(dim=1)
     given = torch.where(labels == NO_LABEL, predicted, labels)
-    slopes = cam.gradients(logits, activations, torch.stack([predicted, given], dim=1))
+    differs = given != predicted
+    targets = [predicted, given] if differs.any() else [predicted]
+    slopes = cam.gradients(logits, activations, torch.stack(targets, dim=1))
     activations = activations.detach().float()
-    raw, raw_label = cam.METHODS[method](activations, slopes.float())
+    maps = cam.METHODS[method](activations, slopes.float())
+    raw, raw_label = maps[0], maps[-1]
     heatmap, peak = cam.normalise(raw)
     heatmap_label, peak_label = cam.normalise(raw_label)
-    differs = given != predicted
     columns = _prediction(scores, predicted, given, labels != NO_LABEL)
     columns |= {
         "heatmap": heatmap.flatten(1),

@@ -18,16 +18,19 @@ from conftest import write_images
 COMMAND = [sys.executable, "-m", "pipeline"]
 RESNET = ["dataset.root=photos", "model.name=resnet18", "model.weights=null"]
 CUSTOM = ["dataset.root=photos", "model=custom", "model.factory=net.py:build"]
-SLOW = """
+PATIENT = """
 
-class Slow(nn.Module):
+class Patient(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = build()
 
     def forward(self, x):
-        import time
-        time.sleep(0.15)
+        import pathlib, time
+        while pathlib.Path("outputs/audit/parts/part-00002.parquet").exists():
+            if pathlib.Path("go").exists():
+                break
+            time.sleep(0.02)
         return self.net(x)
 """
 
@@ -46,29 +49,22 @@ def tables(folder: Path) -> dict[str, pa.Table]:
 
 
 @pytest.fixture
-def slow(tmp_path: Path, model_file: Path, small_model: list[str]) -> list[str]:
-    """Overrides of a run of 12 shards that takes long enough to be killed in the middle."""
+def patient(tmp_path: Path, model_file: Path, small_model: list[str]) -> list[str]:
+    """Overrides of a run of 12 shards that stops after three until there is a file named go."""
     write_images(tmp_path / "photos", 16)
-    model_file.write_text(model_file.read_text() + SLOW)
-    settings = [
-        *small_model,
-        "loader.shard_size=4",
-        "loader.batch_size=2",
-        "stages=[explain,discover]",
-    ]
-    settings[1] = f"model.factory={model_file}:Slow"
-    return ["dataset.root=photos", *settings, "loader.num_workers=1"]
+    model_file.write_text(model_file.read_text() + PATIENT)
+    model = [f"model.factory={model_file}:Patient", "loader.shard_size=4", "loader.batch_size=2"]
+    stages = ["stages=[explain,discover]", "loader.num_workers=1"]
+    return ["dataset.root=photos", *small_model, *model, *stages]
 
 
-def start_and_wait_for_parts(
-    arguments: list[str], cwd: Path, parts: int
-) -> subprocess.Popen[bytes]:
-    """The command in its own process group, as soon as it has committed that many parts."""
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen[bytes]:
+    """The command in its own process group, as soon as it waits in the fourth shard."""
     child = subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 90
-    while len(list(cwd.glob("outputs/audit/parts/part-*.parquet"))) < parts:
+    while not (cwd / "outputs" / "audit" / "parts" / "part-00002.parquet").exists():
         assert child.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no part was committed in time"
         time.sleep(0.02)
@@ -76,35 +72,38 @@ def start_and_wait_for_parts(
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
-    tmp_path: Path, slow: list[str]
+    tmp_path: Path, patient: list[str]
 ) -> None:
-    child = start_and_wait_for_parts(slow, tmp_path, 3)
+    child = start(patient, tmp_path)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     folder = tmp_path / "outputs" / "audit"
     committed = {path: path.stat().st_mtime_ns for path in folder.glob("parts/part-*")}
-    assert 3 <= len(committed) < 12
-    resumed = run(*slow, cwd=tmp_path)
+    assert len(committed) == 3
+    (folder / "parts" / ".part-00003.parquet.1.tmp").write_text("half a part")
+    (tmp_path / "go").touch()
+    resumed = run(*patient, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{48 - 4 * len(committed)} images to explain" in resumed.stderr
+    assert "36 images to explain, 12 are done" in resumed.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in committed.items())
     assert not list(folder.rglob(".*.tmp"))
     attempts = json.loads((folder / "run.json").read_text())["attempts"]
     assert [attempt["state"] for attempt in attempts] == ["aborted", "complete"]
 
-    whole = run(*slow, "output_dir=whole", cwd=tmp_path)
+    whole = run(*patient, "output_dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     expected = tables(tmp_path / "whole" / "audit")
     found = tables(folder)
+    assert len(expected) == 15  # plan, 12 parts, classes, candidates
     assert found.keys() == expected.keys()
     assert all(found[name].equals(expected[name]) for name in expected)
 
 
 def test_sigterm_ends_with_143_and_a_second_run_is_sent_away(
-    tmp_path: Path, slow: list[str]
+    tmp_path: Path, patient: list[str]
 ) -> None:
-    child = start_and_wait_for_parts(slow, tmp_path, 1)
-    second = run(*slow, cwd=tmp_path)
+    child = start(patient, tmp_path)
+    second = run(*patient, cwd=tmp_path)
     assert second.returncode == 75
     assert "another camaudit is at work" in second.stderr
     child.terminate()

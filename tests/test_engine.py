@@ -152,6 +152,28 @@ def test_a_picture_without_a_label_has_no_label_columns() -> None:
     assert columns["valid"].all()
 
 
+@pytest.mark.parametrize(("shift", "n_maps"), [(0, 1), (1, 2)])
+def test_maps_of_labels_are_made_only_where_one_differs(
+    shift: int, n_maps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = classifier(3), pictures(4)
+    predicted = explain(model, images, torch.full((4,), NO_LABEL))["pred_index"]
+    labels = predicted.clone()
+    labels[2] = (labels[2] + shift) % 3
+    made: list[int] = []
+    make = cam.METHODS["gradcam"]
+
+    def count(activations: Tensor, slopes: Tensor) -> Tensor:
+        made.append(len(slopes))
+        return make(activations, slopes)
+
+    monkeypatch.setitem(cam.METHODS, "gradcam", count)
+    columns = explain(model, images, labels)
+    assert made == [n_maps]
+    alive = columns["heatmap_label"].isfinite().all(dim=1)
+    assert alive.tolist() == [False, False, bool(shift), False]
+
+
 def test_a_picture_without_finite_logits_is_not_valid_and_spoils_no_other() -> None:
     model, images = classifier(), pictures(4)
     labels = torch.tensor([0, 1, NO_LABEL, 3])

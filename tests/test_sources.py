@@ -529,6 +529,14 @@ class Hidden(Split):
         return super().__getitem__(index)
 
 
+class Fetched(Split):
+    """As MNIST: train or not, and files that can be fetched."""
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        super().__init__(root)
+        self.labels = np.array([int(train), int(download), 0])
+
+
 class Segmentation(Split):
     """As VOCSegmentation: targets are the paths of the masks."""
 
@@ -612,6 +620,16 @@ class TestTorchvision:
         source = open_source(TorchvisionDataset(name="Split", root="."), PIXELS)
         assert source.labels == ["dog", None, "cat"]
         assert source.class_names == ["cat", "dog"]
+
+    @pytest.mark.parametrize("download", [True, False])
+    def test_train_and_download_are_handed_on(
+        self, monkeypatch: pytest.MonkeyPatch, download: bool
+    ) -> None:
+        monkeypatch.setattr(torchvision.datasets, "Fetched", Fetched, raising=False)
+        for split in ("train", "test"):
+            config = TorchvisionDataset(name="Fetched", root=".", split=split, download=download)
+            labels = [("cat", "dog")[flag] for flag in (split == "train", download, False)]
+            assert open_source(config, PIXELS).labels == labels
 
     def test_private_labels_spare_reading_the_images(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torchvision.datasets, "Hidden", Hidden, raising=False)
@@ -728,6 +746,14 @@ class TestHuggingFace:
         (tmp_path / "tes").mkdir()
         saved(3).to_parquet(tmp_path / "tes" / "0.parquet")
         check_saved(open_source(config, PIXELS), 3)
+
+    @pytest.mark.parametrize("name", ["test.parquet", "test-00000-of-00001.parquet"])
+    def test_a_single_file_and_its_split(self, tmp_path: Path, name: str) -> None:
+        saved(4).to_parquet(tmp_path / name)
+        config = HuggingFaceDataset(path=str(tmp_path / name), split="test")
+        check_saved(open_source(config, PIXELS), 4)
+        config.split = "train"
+        refused(config, ConfigError, "dataset.split", "'train'", name)
 
     @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
     def test_plain_bytes_and_names_as_labels(self, tmp_path: Path, kind: pa.DataType) -> None:
@@ -926,6 +952,7 @@ class TestCustom:
         "item",
         [
             "grey(9)",
+            "(grey(9),)",
             "(grey(9), 'a')",
             "[grey(9), 'a', 'more']",
             "{'image': grey(9), 'label': 'a'}",
@@ -937,7 +964,7 @@ class TestCustom:
     )
     def test_items_of_every_shape(self, custom: Custom, item: str) -> None:
         source = open_source(custom(f"Items([{item}])"), PIXELS)
-        assert source.labels == [None if item == "grey(9)" else "a"]
+        assert source.labels == ["a" if "'a'" in item else None]
         assert np.array_equal(source.read(0).pixels, np.full((3, 4, 3), 9))
         assert source.image_ids == ["00000000"]
 
@@ -982,6 +1009,11 @@ class TestCustom:
         assert source.read(3).pixels[0, 0, 0] == 4
         source = open_source(custom("Items([(grey(1), 10), (grey(2), 9.0)])"), PIXELS)
         assert (source.labels, source.class_names) == (["10", "9"], ["9", "10"])
+
+    def test_targets_go_before_what_items_hold(self, custom: Custom) -> None:
+        items = "[(grey(1), torch.tensor([0.1, 0.9])), (grey(2), 'soft')]"
+        source = open_source(custom(f"Items({items}, targets=[1, 0])"), PIXELS)
+        assert source.labels == ["1", "0"]
 
     def test_targets_that_belong_to_something_else_are_left(self, custom: Custom) -> None:
         items = "[(grey(1), 'a'), (grey(2), 'b')]"
@@ -1077,6 +1109,8 @@ class TestCustom:
             "{'a': 1}",
             "Items",
             "iter([])",
+            "type('G', (), {'__getitem__': lambda self, index: grey(0)})()",
+            "type('L', (), {'__len__': lambda self: 1})()",
             "type('I', (torch.utils.data.IterableDataset,), {'__iter__': iter, '__len__': len})()",
         ],
     )

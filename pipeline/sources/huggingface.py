@@ -146,7 +146,7 @@ def _open_parquet(path: Path, split: str | None) -> Saved:
 
 def _is_of(split: str, file: Path, root: Path) -> bool:
     """Whether a file is of a split as the Hub names them: train-00000-of-00002, or in train/."""
-    folders = file.relative_to(root).parts[:-1] if root.is_dir() else ()
+    folders = file.relative_to(root).parts[:-1]
     return split in folders or file.stem == split or file.name.startswith(f"{split}-")
 
 
