@@ -232,6 +232,21 @@ class Move(nn.Module):
         custom(tmp_path, source, target_layer="last", **settings)
 
 
+@pytest.mark.parametrize(
+    ("side", "layers", "grid"),
+    [
+        (6, "", (4, 4)),  # as many channels as rows and columns
+        (16, "self.conv.stride = (1, 3)", (14, 5)),  # other proportions than the picture's
+    ],
+)
+def test_channels_first_are_not_taken_for_channels_last(
+    side: int, layers: str, grid: tuple[int, int], tmp_path: Path
+) -> None:
+    source = body("return self.head(self.conv(x))", layers)
+    found = custom(tmp_path, source, preprocess=PreprocessConfig(resize=side))
+    assert (found.layer_name, found.channels, found.grid) == ("conv", 4, grid)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 def test_a_checkpoint_tells_the_number_of_classes(prefix: str, tmp_path: Path) -> None:
     trained = torchvision.models.resnet18(weights=None, num_classes=7).eval()
@@ -325,6 +340,9 @@ def test_the_fingerprint_changes_with_weights_and_structure() -> None:
     changed = [weight, statistic, structure, precision.half()]
     found = {classifier.fingerprint(network) for network in changed}
     assert len(found | {first}) == 5
+    shapes = [nn.ParameterList([torch.zeros(shape)]) for shape in ((2, 3), (3, 2))]
+    shapes[1].extra_repr = shapes[0].extra_repr  # type: ignore[method-assign]
+    assert classifier.fingerprint(shapes[0]) != classifier.fingerprint(shapes[1])
 
 
 def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
@@ -439,7 +457,10 @@ def test_the_first_layer_that_is_named_need_not_be_the_first(tmp_path: Path) -> 
 def test_probabilities_instead_of_logits_are_told(tmp_path: Path) -> None:
     found = custom(tmp_path, body("return self.head(self.conv(x)).softmax(dim=1)"))
     assert "look like probabilities" in found.warnings[-1]
-    assert not any("look like" in text for text in custom(tmp_path, PLAIN).warnings)
+    sum_to_one = "x = self.head(self.conv(x)) * 10; return x - x.mean(dim=1, keepdim=True) + 1 / 3"
+    for forward in ("return self.head(self.conv(x))", sum_to_one):
+        told = custom(tmp_path, body(forward)).warnings
+        assert not any("look like" in text for text in told), forward
 
 
 @pytest.mark.parametrize(
@@ -493,13 +514,24 @@ def test_timm_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         zoo("timm", "resnet18")
 
 
+def test_weights_bring_their_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: weights
+    )
+    found = zoo("torchvision", "resnet18", weights="IMAGENET1K_V1")
+    assert found.class_names is not None
+    assert (len(found.class_names), found.class_names[0]) == (1000, "tench")
+    assert found.warnings == []
+    assert torch.equal(found.module.get_parameter("fc.weight"), weights["fc.weight"])
+
+
 def test_weights_that_cannot_be_downloaded_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def offline(*_: object, **__: object) -> Tensor:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(ConfigError, match=r"V1 cannot be downloaded: no route to host"):
         zoo("torchvision", "resnet18", weights="DEFAULT")
