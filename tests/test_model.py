@@ -144,8 +144,8 @@ def test_auto_says_that_it_does_not_know_transformers(kind: str, name: str) -> N
             "self.gate = nn.Conv2d(4, 4, 1)",
             "conv",
         ),
-        # The model divides by the spread of its picture, which a blank one has not.
-        ("return self.head(self.conv((x - x.mean()) / x.std()))", "", "conv"),
+        # The model divides by the spread of each channel, which a blank picture has not.
+        ("return self.head(self.conv(x / x.std((2, 3), keepdim=True)))", "", "conv"),
     ],
 )
 def test_auto_on_ones_own_model(forward: str, layers: str, wanted: str, tmp_path: Path) -> None:

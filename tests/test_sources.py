@@ -797,16 +797,24 @@ class TestHuggingFace:
         assert source.image_ids == ["a", "b", "c", "d"]
         assert source.read(0).pixels[0, 0, 0] == 5
         for index in (1, 2):
-            with pytest.raises(DecodeError, match="holds no bytes"):
+            with pytest.raises(DecodeError, match="No such file"):
                 source.read(index)
         with pytest.raises(DecodeError, match="none of JPEG"):
             source.read(3)
         table = pa.table({"image": pa.array([cells[0], None], kind), "label": [1, 2]})
-        pq.write_table(table, tmp_path / "x.parquet")
-        source = open_source(config, PIXELS)
+        pq.write_table(table, tmp_path / "y.parquet")
+        source = open_source(HuggingFaceDataset(path=str(tmp_path / "y.parquet")), PIXELS)
         assert source.image_ids == ["00000000", "00000001"]
         with pytest.raises(DecodeError, match="holds no bytes"):
             source.read(1)
+
+    def test_paths_without_bytes_are_read_as_the_library_does(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(encoded(5))
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        columns = {"image": [str(tmp_path / "a.png")], "label": [1]}
+        datasets.Dataset.from_dict(columns, features).save_to_disk(str(tmp_path / "saved"))
+        source = open_source(HuggingFaceDataset(path=str(tmp_path / "saved")), PIXELS)
+        assert source.read(0).pixels[0, 0, 0] == 5
 
     def test_files_of_one_dataset_may_differ_in_width_of_type(self, tmp_path: Path) -> None:
         for number, kind in enumerate((pa.int32(), pa.int64())):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import HuggingFaceDataset
-from pipeline.decode import DecodeError, decode
+from pipeline.decode import DecodeError, decode, read_file
 from pipeline.errors import ConfigError, DataError
 from pipeline.sources.source import (
     Picture,
@@ -97,6 +97,8 @@ def _source(saved: Saved, config: HuggingFaceDataset, max_pixels: int) -> Source
 def _read(saved: Saved, column: str, max_pixels: int, index: int) -> Picture:
     cell = saved.value(column, index)
     data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not data and isinstance(cell, dict) and cell.get("path"):
+        data = read_file(Path(cell["path"]))  # as the datasets library does where it kept no bytes
     if not data:
         raise DecodeError("the table holds no bytes for it")
     return Picture(decode(data, max_pixels))
