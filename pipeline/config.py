@@ -91,12 +91,13 @@ class ModelConfig:
     trust_checkpoint: bool = False
     class_names: Any = None
     target_layer: str = AUTO
+    output: str = "multiclass"
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
 @dataclass
 class ZooModel(ModelConfig):
-    """A model of torchvision or timm, by name."""
+    """A model of torchvision, timm or Hugging Face, by name."""
 
     name: str = MISSING
     weights: str | None = "DEFAULT"
@@ -171,6 +172,9 @@ class Config:
     run_id: str = "audit"
     output_dir: str = "outputs"
     device: str = AUTO
+    precision: str = AUTO
+    channels_last: bool = True
+    compile: bool = False
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     dataset: Any = field(default_factory=ImageFolder)
@@ -196,7 +200,12 @@ CHOICES: dict[str, dict[str, type]] = {
         "huggingface": HuggingFaceDataset,
         "custom": CustomDataset,
     },
-    "model": {"torchvision": ZooModel, "timm": ZooModel, "custom": CustomModel},
+    "model": {
+        "torchvision": ZooModel,
+        "timm": ZooModel,
+        "huggingface": ZooModel,
+        "custom": CustomModel,
+    },
 }
 
 
@@ -292,7 +301,12 @@ def _schema(raw: dict[Any, Any]) -> tuple[DictConfig, list[str]]:
     return schema, problems
 
 
-ONE_OF = {"cam.method": ("gradcam",), "executor.name": ("local",)}
+ONE_OF = {
+    "precision": (AUTO, "fp32", "bf16", "fp16"),
+    "cam.method": ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam"),
+    "model.output": ("multiclass", "binary", "multilabel"),
+    "executor.name": ("local",),
+}
 LEAST = {
     "seed": 0,
     "loader.shard_size": 1,
@@ -315,7 +329,7 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     if not schema.stages or list(schema.stages) != [s for s in STAGES if s in schema.stages]:
         yield f"stages: {list(schema.stages)} is no part of {', '.join(STAGES)}, in this order"
     for key, names in ONE_OF.items():
-        if OmegaConf.select(schema, key) not in names:
+        if OmegaConf.select(schema, key, default=names[0]) not in names:
             yield f"{key}: {OmegaConf.select(schema, key)!r} is none of {', '.join(names)}"
     for key, least in (("loader.batch_size", 1), ("loader.num_workers", 0)):
         value = OmegaConf.select(schema, key)

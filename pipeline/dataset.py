@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -101,6 +101,11 @@ class Batch:
     objects: Tensor | None
     errors: list[tuple[int, str]]
 
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU reads by itself; DataLoader knows the method by name."""
+        objects = None if self.objects is None else self.objects.pin_memory()
+        return replace(self, images=self.images.pin_memory(), objects=objects)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -141,9 +146,21 @@ def make_loader(
     pin: bool = False,
 ) -> DataLoader[Batch]:
     """Batches of the given shards, in order; a batch never holds images of two shards."""
+    return load(read, fit, list(_batches(setup, shards)), n_workers, pin=pin)
+
+
+def load(
+    read: Callable[[int], Picture],
+    fit: Fit,
+    batches: Sequence[Sequence[int]],
+    n_workers: int,
+    *,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """The images at the given positions, batch by batch, decoded in n_workers processes."""
     return DataLoader(
         Fitted(read, fit),
-        batch_sampler=list(_batches(setup, shards)),
+        batch_sampler=batches,  # type: ignore[arg-type]  # ranges take no memory, and will do
         num_workers=n_workers,
         collate_fn=collate,
         worker_init_fn=_quiet_worker,
@@ -174,18 +191,23 @@ def collate(samples: list[Sample]) -> Batch:
         objects = torch.stack([empty if s.object is None else s.object for s in good])
     return Batch(
         indices=[sample.index for sample in good],
-        images=torch.stack(images) if images else torch.empty(0),
+        images=_stacked(images) if images else torch.empty(0),
         sizes=[sample.size for sample in good],
         objects=objects,
         errors=[(sample.index, sample.error) for sample in samples if sample.image is None],
     )
 
 
-def _batches(setup: Setup, shards: list[int]) -> Iterator[list[int]]:
+def _stacked(images: list[Tensor]) -> Tensor:
+    """(N, C, H, W) of (C, H, W), whose memory holds rows, columns, channels; so does the stack."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def _batches(setup: Setup, shards: list[int]) -> Iterator[range]:
     for shard in shards:
         rows = setup.rows(shard)
         for start in range(0, len(rows), setup.batch_size):
-            yield list(rows[start : start + setup.batch_size])
+            yield rows[start : start + setup.batch_size]
 
 
 def _quiet_worker(_worker: int) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline import cam, focus
 from pipeline.model import Classifier
+from pipeline.model.network import MULTILABEL
 from pipeline.schema import TOP
 
 NO_LABEL = -1
 PROJECTION_SEED = 20170
+OF_OBJECTS = ("focus_object_mass", "focus_pointing_hit")
 
 
 def explain(
@@ -19,39 +22,43 @@ def explain(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
+    objects: Tensor | None = None,
     *,
     method: str,
     projection: Tensor | None,
-    objects: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Predict and explain a batch in one forward pass.
 
+    On a GPU nothing in here waits for the device.
+
     Args:
-        forward: of `cam.cut_graph`.
+        forward: of `classifier.cut_graph`.
         classifier: whose preprocessing the images went through.
         images: (N, 3, H, W) uint8 on the device.
         labels: (N,) class indices, NO_LABEL where an image has none.
+        objects: (N, H, W) in [0, 1], or None where none of the batch has one.
         method: a key of cam.METHODS.
         projection: (C, d) matrix for the embedding, or None.
-        objects: (N, H, W) in [0, 1], or None.
 
     Returns:
         The columns of part_schema that come from tensors, each with N rows; what a row does not
         have is NaN. valid (N,) tells which rows have finite logits and maps.
     """
-    logits, activations = forward(classifier.preprocess.normalise(images))
+    logits, activations = forward(classifier.input(images))
     scores = logits.detach().float()
     predicted = scores.argmax(dim=1)
     given = torch.where(labels == NO_LABEL, predicted, labels)
     differs = given != predicted
-    targets = [predicted, given] if differs.any() else [predicted]
+    # Asking a GPU whether there are any would make it wait; a second map costs the head alone.
+    both = differs.device.type != "cpu" or bool(differs.any())
+    targets = [predicted, given] if both else [predicted]
     slopes = cam.gradients(logits, activations, torch.stack(targets, dim=1))
     activations = activations.detach().float()
     maps = cam.METHODS[method](activations, slopes.float())
     raw, raw_label = maps[0], maps[-1]
     heatmap, peak = cam.normalise(raw)
     heatmap_label, peak_label = cam.normalise(raw_label)
-    columns = _prediction(scores, predicted, given, labels != NO_LABEL)
+    columns = _prediction(classifier, scores, predicted, given, labels != NO_LABEL)
     columns |= {
         "heatmap": heatmap.flatten(1),
         "heatmap_max": peak,
@@ -62,14 +69,15 @@ def explain(
         "valid": scores.isfinite().all(dim=1) & raw.flatten(1).isfinite().all(dim=1),
     }
     columns |= focus.focus_statistics(raw) | focus.image_statistics(images)
-    return columns | (focus.object_statistics(raw, objects) if objects is not None else {})
+    if objects is None:
+        return columns | dict.fromkeys(OF_OBJECTS, torch.full_like(peak, torch.nan))
+    return columns | focus.object_statistics(raw, objects)
 
 
-@torch.inference_mode()
-def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
-    """Softmax probabilities (N, K) of uint8 images (N, 3, H, W), without explaining them."""
-    logits: Tensor = classifier.module(classifier.preprocess.normalise(images))
-    return logits.float().softmax(dim=1)
+def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:
+    """Probabilities (N, K) of uint8 images (N, 3, H, W), as `explain` computes them."""
+    logits, _ = forward(classifier.input(images))
+    return classifier.probabilities(logits.detach().float())
 
 
 def projection(channels: int, dimensions: int, device: torch.device) -> Tensor | None:
@@ -84,22 +92,27 @@ def projection(channels: int, dimensions: int, device: torch.device) -> Tensor |
 
 
 def _prediction(
-    scores: Tensor, predicted: Tensor, given: Tensor, labelled: Tensor
+    classifier: Classifier, scores: Tensor, predicted: Tensor, given: Tensor, labelled: Tensor
 ) -> dict[str, Tensor]:
-    log_probs = scores.log_softmax(dim=1)
-    probs = log_probs.exp()
+    probs = classifier.probabilities(scores)
     # The explained class leads even where others are equal to it, which topk orders at will.
     leading = scores.scatter(1, predicted[:, None], torch.inf)
     top_index = leading.topk(min(TOP, scores.shape[1]), dim=1).indices
     top_prob = probs.gather(1, top_index)
-    loss = -log_probs.gather(1, given[:, None])[:, 0]
+    if classifier.module.output == MULTILABEL:
+        log_probs = F.logsigmoid(scores)
+        entropy = torch.special.entr(probs) + torch.special.entr(1 - probs)
+    else:
+        log_probs = scores.log_softmax(dim=1)
+        entropy = torch.special.entr(probs)
+    label = given[:, None]
     return {
         "pred_index": predicted,
         "confidence": top_prob[:, 0],
-        "label_prob": _where(labelled, probs.gather(1, given[:, None])[:, 0]),
+        "label_prob": _where(labelled, probs.gather(1, label)[:, 0]),
         "margin": top_prob[:, 0] - top_prob[:, 1],
-        "entropy": torch.special.entr(probs).sum(dim=1),
-        "loss": _where(labelled, loss),
+        "entropy": entropy.sum(dim=1),
+        "loss": _where(labelled, -log_probs.gather(1, label)[:, 0]),
         "top_index": top_index,
         "top_prob": top_prob,
     }

@@ -86,6 +86,7 @@ class Journal:
         # What explain found holds for stages that run alone, until explain runs again.
         self.counts: dict[str, int] = earlier.get("counts", {})
         self.warnings: list[str] = earlier.get("warnings", [])
+        self.engine: dict[str, Any] = earlier.get("engine", {})
         self.write()
 
     def warn(self, text: str) -> None:
@@ -118,6 +119,7 @@ class Journal:
             "counts": self.counts,
             "warnings": self.warnings,
             "device": self.attempt.device,
+            "engine": self.engine,
             "seconds": self.attempt.seconds,
             "images_per_second": self.attempt.images_per_second,
             "versions": versions(),
@@ -219,9 +221,13 @@ def progress(total: int, done: int) -> Iterator[Any]:
 def pick_device(wanted: str) -> torch.device:
     """The device of the settings; auto takes a GPU where there is one.
 
+    On a GPU float32 means float32, not TF32, and the same input gives the same numbers.
+
     Raises:
         ConfigError: one that is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     if wanted == AUTO:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

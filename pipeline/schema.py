@@ -50,7 +50,7 @@ class Setup:
     """What is decided before the first image, written into the plan and kept by every resume.
 
     grid is (rows, columns) of the heatmap; preprocess the arguments of Preprocess; settings and
-    decided the dotted keys that a resume must not change.
+    decided the dotted keys that a resume must not change; measured is what was decided by.
     """
 
     fingerprint: str
@@ -64,6 +64,7 @@ class Setup:
     shard_size: int
     ignored: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:

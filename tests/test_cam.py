@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import cam
+from pipeline.cam import CHANNELS_FIRST, Layout
 
 CLASSES = 10
 # Single precision rounds to 6e-8; some hundred layers and the sum over channels make that 1e-6.
 SINGLE = 1e-5
 DOUBLE = 1e-12
+MAP = Layout(CHANNELS_FIRST, 1, 1)
 
 NETWORKS = {
     "resnet18": ("layer4", 64),
@@ -85,7 +87,7 @@ def reference(model: nn.Module, layer: str, images: Tensor) -> NDArray[np.float6
 
 def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
     """(T, N, h, w) as the pipeline makes them."""
-    with cam.cut_graph(model, model.get_submodule(layer)) as forward:
+    with cam.cut_graph(model, model.get_submodule(layer), MAP) as forward:
         logits, activations = forward(images)
         return cam.gradcam(activations.detach(), cam.gradients(logits, activations, targets))
 
@@ -222,7 +224,7 @@ def test_an_exception_leaves_the_model_as_it_came(images: Tensor, message: str) 
     before = state(model)
     with (
         pytest.raises(ValueError, match=message),
-        cam.cut_graph(model, model.layer) as forward,
+        cam.cut_graph(model, model.layer, MAP) as forward,
     ):
         forward(images)
         raise ValueError("in the body")
@@ -232,7 +234,7 @@ def test_an_exception_leaves_the_model_as_it_came(images: Tensor, message: str) 
 def test_the_head_may_fail_and_grad_mode_is_still_the_callers() -> None:
     model = Small()
     model.head = nn.Linear(5, 4)
-    with torch.no_grad(), cam.cut_graph(model, model.layer) as forward:
+    with torch.no_grad(), cam.cut_graph(model, model.layer, MAP) as forward:
         with pytest.raises(RuntimeError, match="shapes"):
             forward(IMAGES)
         assert not torch.is_grad_enabled()
@@ -240,7 +242,7 @@ def test_the_head_may_fail_and_grad_mode_is_still_the_callers() -> None:
 
 def test_inside_the_context_no_parameter_needs_a_gradient() -> None:
     model = Small()
-    with cam.cut_graph(model, model.layer) as forward:
+    with cam.cut_graph(model, model.layer, MAP) as forward:
         logits, activations = forward(IMAGES)
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
@@ -265,7 +267,7 @@ def test_the_trunk_builds_no_graph() -> None:
         module.register_forward_hook(keep)
     images = IMAGES.clone().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-    with hooks, cam.cut_graph(model, model.layer) as forward:
+    with hooks, cam.cut_graph(model, model.layer, MAP) as forward:
         _, activations = forward(images)
     assert len(trunk) == 4
     assert not any(output.requires_grad for output in trunk)
@@ -288,7 +290,7 @@ def test_what_shares_the_layers_memory_does_not_overwrite_its_activations() -> N
             return seen.relu_().mean(dim=(2, 3))
 
     model = Shared()
-    with cam.cut_graph(model, model.layer) as forward:
+    with cam.cut_graph(model, model.layer, MAP) as forward:
         logits, activations = forward(IMAGES)
     assert torch.equal(activations, IMAGES * 2)
     assert torch.equal(logits, (IMAGES * 2).relu().mean(dim=(2, 3)))
@@ -352,8 +354,7 @@ class Odd(nn.Module):
         ("never", "layer", "goes through it 0 times, not once"),
         ("twice", "layer", "goes through it 2 times, not once"),
         ("none", "tuple", "its output is a tuple, not one tensor"),
-        ("none", "flat", r"its output has shape \(4, 3, 144\)"),
-        ("none", "flat", r"a map needs \(batch, channels, rows, columns\)"),
+        ("none", "flat", r"its output has shape \(4, 3, 144\), which is not Layout"),
         ("no path", "layer", "does not feed the model's output"),
         ("detached", "layer", "does not feed the model's output"),
         ("another way", "layer", "does not feed the model's output"),
@@ -369,7 +370,7 @@ def test_a_layer_that_cannot_be_explained_is_refused(fault: str, layer: str, mes
 
 def test_after_a_refused_forward_the_next_one_starts_afresh() -> None:
     model = Odd("twice")
-    with cam.cut_graph(model, model.layer) as forward:
+    with cam.cut_graph(model, model.layer, MAP) as forward:
         with pytest.raises(cam.LayerError):
             forward(IMAGES)
         model.fault = "none"

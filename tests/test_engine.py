@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import cam, engine
-from pipeline.engine import NO_LABEL
+from pipeline.cam import CHANNELS_FIRST, Layout
+from pipeline.engine import NO_LABEL, OF_OBJECTS
 from pipeline.model import Classifier
+from pipeline.model.network import Network
 from pipeline.model.preprocess import Preprocess
 from pipeline.schema import part_schema
 
@@ -19,7 +21,6 @@ NOT_FROM_TENSORS = {
     *("index", "image_id", "label_index", "label", "pred"),
     *("image_width", "image_height", "status", "error"),
 }
-OF_OBJECTS = {"focus_object_mass", "focus_pointing_hit"}
 
 
 class Net(nn.Module):
@@ -41,16 +42,18 @@ class Net(nn.Module):
         return logits.masked_fill(white, torch.nan)
 
 
-def classifier(n_classes: int = 7, *, grey: bool = False, layer: str = "pool") -> Classifier:
+def classifier(
+    n_classes: int = 7, *, grey: bool = False, layer: str = "pool", output: str = "multiclass"
+) -> Classifier:
     channels = 1 if grey else 3
     return Classifier(
-        module=Net(n_classes, channels).eval(),
+        module=Network(Net(n_classes, channels).eval(), output),
         layer_name=layer,
+        layout=Layout(CHANNELS_FIRST, *GRID),
         preprocess=Preprocess(SIDE, (SIDE, SIDE), (0.5,) * channels, (0.5,) * channels),
         class_names=None,
         n_outputs=n_classes,
         channels=6,
-        grid=GRID,
         fingerprint="",
         warnings=[],
     )
@@ -68,22 +71,22 @@ def explain(
     projection: Tensor | None = None,
     objects: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    with cam.cut_graph(model.module, model.layer) as forward:
+    with model.cut_graph() as forward:
         return engine.explain(
             forward,
             model,
             images,
             labels,
+            objects,
             method="gradcam",
             projection=projection,
-            objects=objects,
         )
 
 
 def maps_of(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM of one class per image, (N, h, w)."""
-    with cam.cut_graph(model.module, model.layer) as forward:
-        logits, activations = forward(model.preprocess.normalise(images))
+    with model.cut_graph() as forward:
+        logits, activations = forward(model.input(images))
         slopes = cam.gradients(logits, activations, classes[:, None])
         return cam.gradcam(activations.detach(), slopes)[0]
 
@@ -118,7 +121,7 @@ def test_predictions_are_softmax_by_hand() -> None:
 def test_heatmaps_are_those_of_the_prediction_and_of_another_label() -> None:
     model, images = classifier(3), pictures(12)
     with torch.no_grad():
-        predicted = model.module(model.preprocess.normalise(images)).argmax(dim=1)
+        predicted = model.module(model.input(images)).argmax(dim=1)
     labels = predicted.clone()
     labels[::2] = (predicted[::2] + 1) % 3
     labels[3] = NO_LABEL
@@ -239,7 +242,9 @@ def test_columns_are_those_of_the_table() -> None:
     wanted = set(part_schema(GRID, 6).names) - NOT_FROM_TENSORS | {"valid"}
     columns = explain(model, images, labels, objects=objects)
     assert set(columns) == wanted
-    assert set(explain(model, images, labels)) == wanted - OF_OBJECTS
+    unmarked = explain(model, images, labels)
+    assert set(unmarked) == wanted
+    assert all(unmarked[name].isnan().all() for name in OF_OBJECTS)
     assert all(len(value) == 2 and not value.requires_grad for value in columns.values())
     assert columns["heatmap"].shape == columns["heatmap_label"].shape == (2, GRID[0] * GRID[1])
 
@@ -258,7 +263,8 @@ def test_a_grey_model_sees_one_channel() -> None:
 
 def test_probabilities_are_those_of_the_explanation() -> None:
     model, images = classifier(), pictures(4)
-    probs = engine.probabilities(model, images)
+    with model.cut_graph() as forward:
+        probs = engine.probabilities(forward, model, images)
     columns = explain(model, images, torch.full((4,), NO_LABEL))
     torch.testing.assert_close(probs.amax(dim=1), columns["confidence"])
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(4))

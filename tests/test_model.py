@@ -97,7 +97,7 @@ def test_auto_finds_the_last_map(
     assert found.preprocess.crop == (side, side)
     assert found.warnings == [f"{name} has random weights: set model.weights or model.checkpoint"]
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with cam.cut_graph(found.module, found.layer) as forward:
+    with found.cut_graph() as forward:
         logits, activations = forward(images)
         slopes = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
     assert activations.shape == (2, channels, *grid)
@@ -200,7 +200,7 @@ def test_a_target_layer_that_cannot_be_used(layer: str, message: str) -> None:
 def test_a_target_layer_may_be_any_that_gives_a_map() -> None:
     found = zoo("torchvision", "resnet18", target_layer="layer2.0.conv1")
     assert (found.channels, found.grid) == (128, (8, 8))
-    assert found.layer is found.module.get_submodule("layer2.0.conv1")
+    assert found.layer is found.module.network.get_submodule("layer2.0.conv1")
 
 
 @pytest.mark.parametrize("layer", ["layers.3", "norm", "layers.0"])
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_ones_own_model(tmp_path: Path) -> None:
         "nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
     )
     found = custom(tmp_path, source, checkpoint=str(tmp_path / "w.pt"))
-    assert torch.equal(found.module.get_parameter("0.weight"), trained.get_parameter("0.weight"))
+    assert torch.equal(found.module.network.get_parameter("0.weight"), trained.get_parameter("0.weight"))
     assert (found.layer_name, found.n_outputs) == ("0", 4)
 
 
@@ -523,7 +523,7 @@ def test_weights_bring_their_class_names(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.class_names is not None
     assert (len(found.class_names), found.class_names[0]) == (1000, "tench")
     assert found.warnings == []
-    assert torch.equal(found.module.get_parameter("fc.weight"), weights["fc.weight"])
+    assert torch.equal(found.module.network.get_parameter("fc.weight"), weights["fc.weight"])
 
 
 def test_weights_that_cannot_be_downloaded_are_told(

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline import cam
+from pipeline.cam import Layout
 from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.errors import ConfigError
-from pipeline.model import checkpoint, layer, preprocess, zoo
+from pipeline.model import checkpoint, layer, network, preprocess, zoo
+from pipeline.model.network import Network
 from pipeline.model.preprocess import Preprocess
 
 
@@ -24,24 +28,46 @@ from pipeline.model.preprocess import Preprocess
 class Classifier:
     """A classifier on its device, and what is known about it.
 
-    layer_name names the module that is explained; grid is (rows, columns) of its map, channels its
-    depth. class_names are None where neither weights nor settings name the outputs.
+    layer_name names the module of the network that is explained, layout tells how it holds a map
+    and channels the map's depth. class_names are None where neither weights nor settings name the
+    outputs. trunk_dtype is what autocast runs the layers up to the explained one in (None: as they
+    are), channels_last the memory format of the pictures.
     """
 
-    module: nn.Module
+    module: Network
     layer_name: str
+    layout: Layout
     preprocess: Preprocess
     class_names: list[str] | None
     n_outputs: int
     channels: int
-    grid: tuple[int, int]
     fingerprint: str
     warnings: list[str]
+    trunk_dtype: torch.dtype | None = None
+    channels_last: bool = False
 
     @property
     def layer(self) -> nn.Module:
         """The module whose output is explained."""
-        return self.module.get_submodule(self.layer_name)
+        return self.module.network.get_submodule(self.layer_name)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the map."""
+        return self.layout.rows, self.layout.columns
+
+    def cut_graph(self) -> AbstractContextManager[cam.Forward]:
+        """The model ready to be explained at its layer, as `cam.cut_graph`."""
+        return cam.cut_graph(self.module, self.layer, self.layout, self.trunk_dtype)
+
+    def input(self, images: Tensor) -> Tensor:
+        """The model's float32 input (N, C, H, W) of pictures (N, 3, H, W) uint8."""
+        wanted = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.preprocess.normalise(images).contiguous(memory_format=wanted)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (N, K) of logits (N, K); softmax, or of each label by itself."""
+        return network.probabilities(logits, self.module.output)
 
 
 def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
@@ -58,22 +84,21 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
     built = zoo.BUILDERS[config.kind](config, weights)
     if weights is not None:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
-    module = built.module.to(device).eval()
+    module = Network(built.module.to(device).eval(), config.output)
     fitting = _preprocess(config.preprocess, built)
     pictures = fitting.normalise(_any_pictures(fitting).to(device))
     logits = _logits(module, pictures[:1])
-    layer_name = layer.target_layer(config.target_layer, module, pictures)
-    activations = layer.explained(module, layer_name, pictures[:1])
+    target = layer.find(config.target_layer, module, pictures)
     return Classifier(
         module=module,
-        layer_name=layer_name,
+        layer_name=target.name,
+        layout=target.layout,
         preprocess=fitting,
         class_names=class_names or built.class_names,
         n_outputs=logits.shape[1],
-        channels=activations.shape[1],
-        grid=(activations.shape[2], activations.shape[3]),
-        fingerprint=fingerprint(module),
-        warnings=built.warnings + _doubts(logits),
+        channels=target.channels,
+        fingerprint=fingerprint(built.module),
+        warnings=built.warnings + _doubts(logits, config.output),
     )
 
 
@@ -109,25 +134,33 @@ def _any_pictures(fitting: Preprocess) -> Tensor:
 
 
 @torch.no_grad()
-def _logits(module: nn.Module, images: Tensor) -> Tensor:
+def _logits(module: Network, images: Tensor) -> Tensor:
     """The model's logits (1, K) of one picture, which all others will resemble."""
     try:
-        logits = module(images)
+        logits: Tensor = module(images)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
         ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+    shape = tuple(logits.shape)
+    if shape in ((1,), (1, 1)) and module.output != network.BINARY:
+        raise ConfigError(
+            "the model's output is one logit per image; set model.output=binary if it tells two "
+            "classes apart"
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2:
         raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
     if not logits.isfinite().all():
         raise ConfigError("the model's output is not finite (NaN or infinite); are its weights?")
     return logits
 
 
-def _doubts(logits: Tensor) -> list[str]:
+def _doubts(logits: Tensor, output: str) -> list[str]:
     """What looks wrong about the logits (1, K) of one picture."""
-    if logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-3:
+    sums_to_one = abs(float(logits.sum()) - 1) < 1e-3
+    if output == network.MULTICLASS and logits.min() >= 0 and sums_to_one:
         return [
             "the model's outputs look like probabilities; camaudit takes logits, so that every "
             "confidence will be too low"

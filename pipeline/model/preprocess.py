@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Preprocess:
             raise DecodeError(f"too narrow to be resized: {short} x {long} pixels")
         tensor = V.resize(tensor, size, InterpolationMode(self.interpolation), antialias=True)
         cropped: Tensor = V.center_crop(tensor, list(self.crop))
-        return cropped.contiguous()
+        # Rows, columns, channels in memory, as it came: no copy is needed for channels-last models.
+        return cropped.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def colours(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 with the number of channels that the model wants.
@@ -71,9 +73,14 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        return (self.colours(images).float() / 255 - mean) / std
+        mean, std = _levels(self.mean, images.device), _levels(self.std, images.device)
+        return self.colours(images).to(torch.float32, copy=True).sub_(mean).div_(std)
+
+
+@lru_cache
+def _levels(shares: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) on the scale 0 to 255; made once, as every copy to a device makes it wait."""
+    return 255 * torch.tensor(shares, device=device)[:, None, None]
 
 
 def checked(

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline import factory
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError, close_names
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, huggingface
 from pipeline.model.checkpoint import Weights
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -124,6 +124,7 @@ def _custom(config: CustomModel, _weights: Weights | None) -> Built:
 BUILDERS: dict[str, Callable[[Any, Weights | None], Built]] = {
     "torchvision": _torchvision,
     "timm": _timm,
+    "huggingface": huggingface.build,
     "custom": _custom,
 }
 

@@ -1,36 +1,58 @@
-"""explain: every planned image through the model, one row each, one Parquet part per shard."""
+"""explain: every planned image through the model, one row each, one Parquet part per shard.
+
+Three things go on at once: loader processes decode, this thread keeps the device busy, and a
+writing thread fetches finished shards from the device and commits them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import __version__, cam, dataset, engine, model, store, summary
+from pipeline import (
+    __version__,
+    batching,
+    dataset,
+    engine,
+    model,
+    precision,
+    rows,
+    store,
+    summary,
+)
+from pipeline.batching import Halving
 from pipeline.config import AUTO, Config, fingerprint, result_settings
 from pipeline.dataset import Batch
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier
 from pipeline.ops import Journal, pick_device, progress
-from pipeline.schema import Setup, part_schema
+from pipeline.rows import Explained
+from pipeline.schema import Setup
 from pipeline.sources import open_source
 from pipeline.sources.source import Source
 from pipeline.store import Plan, RunFolder
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZES = {"cpu": 32, "cuda": 256}
-NOT_FINITE = "the model's logits or heatmap for it are not finite (NaN or infinite)"
+BEHIND = 2
+"""Shards that may wait to be written; more would be memory spent on a disk that cannot follow."""
+COMPARED = 128
+"""Images on which a faster precision is held against float32."""
+WORTH = 16
+"""A dataset so many times larger is worth the comparison; a smaller one runs in float32."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,27 @@ def run(config: Config, journal: Journal) -> None:
         ConfigError: settings that differ from those the run was begun with.
         DataError: a dataset that cannot be listed.
     """
+    job = prepare(config, journal)
+    setup = job.plan.setup
+    missing = store.missing_shards(job.run, setup)
+    todo = sum(len(setup.rows(shard)) for shard in missing)
+    log.info("%d images to explain, %d are done", todo, setup.n_images - todo)
+    if missing:
+        execute = importlib.import_module(f"pipeline.executors.{config.executor.name}").run
+        begun = time.perf_counter()
+        with progress(setup.n_images, setup.n_images - todo) as advance:
+            execute(partial(explain_shards, job), missing, advance)
+        journal.attempt.images = todo
+        journal.attempt.images_per_second = round(todo / (time.perf_counter() - begun), 2)
+    summary.review(job.run, setup, journal)
+
+
+def prepare(config: Config, journal: Journal) -> Job:
+    """Open the source, load the model, decide what is left open, and commit the plan.
+
+    Raises:
+        ConfigError, DataError: as `run`.
+    """
     folder, device = RunFolder(config.folder), pick_device(config.device)
     journal.attempt.device = str(device)
     journal.warnings.clear()
@@ -60,25 +103,23 @@ def run(config: Config, journal: Journal) -> None:
         files = ", ".join(f"{count} {suffix}" for suffix, count in source.ignored.items())
         log.info("files that are no images were left out: %s", files)
     classifier = model.load(config.model, device, config.seed)
-    plan = make_plan(config, folder, source, classifier, device)
+    earlier = store.read_plan(folder) if folder.plan.is_file() else None
+    classifier, decided, measured = _decide(config, source, classifier, device, earlier)
+    plan = make_plan(config, folder, source, classifier, decided, measured, earlier)
+    journal.engine = plan.setup.decided | plan.setup.measured
     for warning in plan.setup.warnings:
         journal.warn(warning)
-    missing = store.missing_shards(folder, plan.setup)
-    todo = sum(len(plan.setup.rows(shard)) for shard in missing)
-    log.info("%d images to explain, %d are done", todo, plan.setup.n_images - todo)
-    if missing:
-        job = Job(config, folder, plan, source, classifier, device)
-        execute = importlib.import_module(f"pipeline.executors.{config.executor.name}").run
-        begun = time.perf_counter()
-        with progress(plan.setup.n_images, plan.setup.n_images - todo) as advance:
-            execute(partial(explain_shards, job), missing, advance)
-        journal.attempt.images = todo
-        journal.attempt.images_per_second = round(todo / (time.perf_counter() - begun), 2)
-    summary.review(folder, plan.setup, journal)
+    return Job(config, folder, plan, source, classifier, device)
 
 
 def make_plan(
-    config: Config, folder: RunFolder, source: Source, classifier: Classifier, device: torch.device
+    config: Config,
+    folder: RunFolder,
+    source: Source,
+    classifier: Classifier,
+    decided: dict[str, Any],
+    measured: dict[str, Any],
+    earlier: Plan | None,
 ) -> Plan:
     """The plan of the run: the committed one where it still holds, else a new one.
 
@@ -88,9 +129,7 @@ def make_plan(
     names, label_index, notes = dataset.match_classes(
         source.class_names, classifier.class_names, classifier.n_outputs
     )
-    earlier = store.read_plan(folder) if folder.plan.is_file() else None
     settings = result_settings(config)
-    decided = _decide(config, classifier, device, earlier)
     setup = Setup(
         fingerprint=fingerprint(settings | decided),
         settings=settings,
@@ -102,6 +141,7 @@ def make_plan(
         n_images=len(source.image_ids),
         shard_size=config.loader.shard_size,
         warnings=classifier.warnings + notes,
+        measured=measured,
     )
     table = dataset.make_plan(source, label_index, setup.shard_size)
     if earlier is not None:
@@ -124,97 +164,145 @@ def explain_shards(job: Job, shards: list[int], advance: Callable[[int], object]
         pin=job.device.type == "cuda",
     )
     batches = iter(loader)
-    matrix = engine.projection(classifier.channels, setup.embedding_dim, job.device)
-    with cam.cut_graph(classifier.module, classifier.layer) as forward:
-        explain = partial(
-            engine.explain, forward, classifier, method=job.config.cam.method, projection=matrix
-        )
+    labels = job.plan.table["label_index"].fill_null(engine.NO_LABEL).to_numpy()
+    with _explaining(job.config, classifier) as explain, _in_background() as commit:
         for shard in shards:
-            tables = []
+            explained = []
             for _ in range(-(-len(setup.rows(shard)) // setup.batch_size)):
-                tables.append(_explain_batch(job, next(batches), explain))
-                advance(len(tables[-1]))
-            store.commit_part(job.run, setup, shard, pa.concat_tables(tables))
+                batch = next(batches)
+                explained.append(_explained(job.device, batch, labels, explain))
+                advance(len(batch.indices) + len(batch.errors))
+            commit(partial(_commit, job, shard, explained))
 
 
-def _explain_batch(job: Job, batch: Batch, explain: Callable[..., dict[str, Tensor]]) -> pa.Table:
-    """The rows of a batch, in planned order, errors included."""
-    indices = sorted(batch.indices + [index for index, _ in batch.errors])
-    planned = job.plan.table.slice(indices[0], len(indices))
-    errors = dict(batch.errors)
+@contextmanager
+def _explaining(config: Config, classifier: Classifier) -> Iterator[Halving]:
+    """explain(images, labels, objects) of a batch, while the graph is cut."""
+    dimensions = min(classifier.channels, config.cam.embedding_dim)
+    device = next(classifier.module.parameters()).device
+    with classifier.cut_graph() as forward:
+        yield Halving(
+            partial(
+                engine.explain,
+                forward,
+                classifier,
+                method=config.cam.method,
+                projection=engine.projection(classifier.channels, dimensions, device),
+            )
+        )
+
+
+def _explained(
+    device: torch.device, batch: Batch, labels: NDArray[np.int32], explain: Halving
+) -> Explained:
+    """A batch through the model; what it gives may still be on its way on the device."""
     if not batch.indices:
-        return _rows(planned, None, errors, job.plan.setup)
-    labels = planned["label_index"].fill_null(engine.NO_LABEL).to_numpy()
-    good = np.asarray(batch.indices) - indices[0]
-    columns = explain(
-        batch.images.to(job.device, non_blocking=True),
-        torch.as_tensor(labels[good], dtype=torch.long, device=job.device),
-        objects=None if batch.objects is None else batch.objects.to(job.device),
-    )
-    arrays = {name: values.cpu().numpy() for name, values in columns.items()}
-    sizes = np.asarray(batch.sizes)
-    arrays |= {"image_width": sizes[:, 0], "image_height": sizes[:, 1]}
-    valid = arrays.pop("valid")
-    errors |= {index: NOT_FINITE for index, ok in zip(batch.indices, valid, strict=True) if not ok}
-    return _rows(planned, (good, arrays), errors, job.plan.setup)
+        return Explained.of(batch, {})
+    given = torch.from_numpy(labels[batch.indices].astype(np.int64))
+    images = batch.images.to(device, non_blocking=True)
+    objects = None if batch.objects is None else batch.objects.to(device, non_blocking=True)
+    return Explained.of(batch, explain(images, given.to(device, non_blocking=True), objects))
 
 
-def _rows(
-    planned: pa.Table,
-    found: tuple[NDArray[np.int64], dict[str, NDArray[Any]]] | None,
-    errors: dict[int, str],
-    setup: Setup,
-) -> pa.Table:
-    """Arrow rows for the planned images; `found` holds positions and columns of those explained."""
-    schema = part_schema(setup.grid, setup.embedding_dim)
-    texts = [errors.get(index) for index in planned["index"].to_pylist()]
-    columns: dict[str, Any] = {name: planned[name] for name in schema.names[:4]}
-    columns["status"] = pa.array("ok" if text is None else "error" for text in texts)
-    columns["error"] = pa.array(texts, pa.string())
-    failed = np.array([text is not None for text in texts])
-    positions, arrays = found or (np.arange(0), {})
-    for name, values in arrays.items():
-        rows = np.full((len(texts), *values.shape[1:]), np.nan, np.float64)
-        rows[positions] = values
-        rows[failed] = np.nan
-        columns[name] = _array(rows, schema.field(name).type)
-    if "pred_index" in columns:
-        columns["pred"] = pa.array(setup.class_names).take(columns["pred_index"])
-    arrays_in_order = [
-        columns[field.name] if field.name in columns else pa.nulls(len(texts), field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(arrays_in_order, schema=schema)
+@contextmanager
+def _in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Hands commits to a thread, at most BEHIND of them, and raises what went wrong in it."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "commit") as thread:
+
+        def commit(work: Callable[[], None]) -> None:
+            waiting.append(thread.submit(work))
+            while len(waiting) > BEHIND or (waiting and waiting[0].done()):
+                waiting.popleft().result()
+
+        yield commit
+        for work in waiting:
+            work.result()
 
 
-def _array(rows: NDArray[np.float64], kind: pa.DataType) -> pa.Array:
-    """Numbers to Arrow, NaN to null; a row of a list that begins with NaN has no list."""
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array(rows, kind, mask=np.isnan(rows), safe=False)
-    if rows.shape[1] < kind.list_size:  # fewer classes than places in the top list
-        rows = np.pad(rows, ((0, 0), (0, kind.list_size - rows.shape[1])), constant_values=np.nan)
-    flat = rows.reshape(-1)
-    to_numpy = kind.value_type.to_pandas_dtype()
-    gaps = np.isnan(flat)
-    values = pa.array(np.nan_to_num(flat).astype(to_numpy), kind.value_type, mask=gaps)
-    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(np.isnan(rows[:, 0])))
+def _commit(job: Job, shard: int, explained: list[Explained]) -> None:
+    positions = job.plan.setup.rows(shard)
+    planned = job.plan.table.slice(positions[0], len(positions))
+    table = rows.shard_table(planned, explained, job.plan.setup)
+    store.commit_part(job.run, job.plan.setup, shard, table)
 
 
 def _decide(
-    config: Config, classifier: Classifier, device: torch.device, earlier: Plan | None
-) -> dict[str, Any]:
-    """What decides numbers and may be found automatically; a resume keeps what was found."""
-    batch_size = config.loader.batch_size
-    if batch_size == AUTO:
-        kept = earlier and earlier.setup.decided.get("loader.batch_size")
-        batch_size = kept or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
-    return {
+    config: Config,
+    source: Source,
+    classifier: Classifier,
+    device: torch.device,
+    earlier: Plan | None,
+) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
+    """The classifier made ready, what decides numbers, and the measurements that decided it.
+
+    What is found automatically is found once: a resume keeps it.
+    """
+    kept: dict[str, Any] = earlier.setup.decided if earlier else {}
+    decided = {
         "camaudit": __version__,
         "device": device.type,
-        "loader.batch_size": batch_size,
         "model.target_layer": classifier.layer_name,
         "model.fingerprint": classifier.fingerprint,
+        "compile": config.compile,
+        "channels_last": config.channels_last and precision.takes_channels_last(classifier),
     }
+    measured = dict(earlier.setup.measured) if earlier else {}
+    decided["precision"] = config.precision
+    if config.precision == AUTO:
+        decided["precision"] = kept.get("precision")
+        if earlier is None:
+            decided["precision"], measured = _choose(config, source, classifier, decided, device)
+    ready = precision.as_decided(classifier, decided)
+    decided["loader.batch_size"] = config.loader.batch_size
+    if config.loader.batch_size == AUTO:
+        decided["loader.batch_size"] = kept.get("loader.batch_size")
+        if earlier is None:
+            with _explaining(config, ready) as explain:
+                size = batching.fitting(explain, device, classifier.preprocess.crop)
+            decided["loader.batch_size"] = size
+    return ready, decided, measured
+
+
+def _choose(
+    config: Config,
+    source: Source,
+    classifier: Classifier,
+    decided: dict[str, Any],
+    device: torch.device,
+) -> tuple[str, dict[str, Any]]:
+    """The fastest precision that says the same as float32 on images of the dataset."""
+    fastest, n_images = precision.fastest(device), len(source.image_ids)
+    if fastest == "fp32" or n_images < WORTH * COMPARED:
+        return "fp32", {}
+    images = _pictures(config, source, classifier, device)
+    if not images:
+        return "fp32", {}
+    exact, fast = (
+        precision.as_decided(classifier, decided | {"precision": name, "compile": False})
+        for name in ("fp32", fastest)
+    )
+    found = precision.agreement(exact, fast, images)
+    log.info(
+        "%s on %d images: %.1f %% of the predictions and %.4f of the heatmaps (cosine) as in fp32",
+        *(fastest, found.images, 100 * found.top1, found.cosine),
+    )
+    return fastest if found.holds else "fp32", {fastest: asdict(found)}
+
+
+def _pictures(
+    config: Config, source: Source, classifier: Classifier, device: torch.device
+) -> list[Tensor]:
+    """COMPARED images (N, 3, H, W) uint8 from all over the dataset, in batches."""
+    spread = np.linspace(0, len(source.image_ids) - 1, COMPARED).round().astype(int).tolist()
+    batches = [spread[at : at + batching.ON_CPU] for at in range(0, COMPARED, batching.ON_CPU)]
+    loader = dataset.load(
+        source.read,
+        classifier.preprocess.fit,
+        batches,
+        dataset.workers(config.loader.num_workers),
+    )
+    return [batch.images.to(device) for batch in loader if batch.indices]
 
 
 def _check_unchanged(folder: RunFolder, earlier: Plan, now: Plan) -> None:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from pipeline import engine, model, store
+from pipeline import engine, model, precision, store
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier
@@ -65,10 +65,11 @@ class Bench:
 
     def probability(self, images: Tensor) -> NDArray[np.float32]:
         """Softmax probabilities (n, K)."""
-        blocks = [
-            engine.probabilities(self.classifier, block.to(self.device)).cpu()
-            for block in torch.split(images, BATCH)
-        ]
+        with self.classifier.cut_graph() as forward:
+            blocks = [
+                engine.probabilities(forward, self.classifier, block.to(self.device)).cpu()
+                for block in torch.split(images, BATCH)
+            ]
         return np.asarray(torch.cat(blocks))
 
     def classes(self, images: Tensor) -> NDArray[np.int64]:
@@ -127,7 +128,8 @@ def _bench(config: Config, setup: Setup) -> Bench:
             "the model is not the one that was explained; run the explain stage first"
         )
     source = open_source(config.dataset, config.data.max_pixels)
-    return Bench(classifier, device, source.read, setup)
+    ready = precision.as_decided(classifier, setup.decided)
+    return Bench(ready, device, source.read, setup)
 
 
 def _pool(config: Config, drawn: Sample) -> Sample:

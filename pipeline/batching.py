@@ -1,0 +1,77 @@
+"""How many images go through the model at once: found by trial, halved where memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+ON_CPU, MOST = 32, 256
+Explain = Callable[..., dict[str, Tensor]]
+
+
+class Halving:
+    """An explanation in as many pieces as memory asks for; what it gives is the same."""
+
+    def __init__(self, explain: Explain) -> None:
+        self.explain, self.most = explain, 0
+
+    def __call__(self, *batch: Tensor | None) -> dict[str, Tensor]:
+        """The columns of a batch, from tensors that have a row for each image, or None.
+
+        Raises:
+            RuntimeError: torch's own, where memory does not suffice for one image.
+        """
+        n = next(len(rows) for rows in batch if rows is not None)
+        self.most = self.most or n
+        pieces: list[dict[str, Tensor]] = []
+        start = 0
+        while start < n:
+            piece = [None if rows is None else rows[start : start + self.most] for rows in batch]
+            columns = self._try(piece)
+            if columns is not None:
+                pieces.append(columns)
+                start += self.most
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _try(self, piece: list[Tensor | None]) -> dict[str, Tensor] | None:
+        """The columns, or None after halving; outside of `except`, the failed tensors are free."""
+        try:
+            return self.explain(*piece)
+        except RuntimeError as error:
+            if self.most == 1 or not out_of_memory(error):
+                raise
+        self.most = -(-self.most // 2)
+        log.warning("out of memory: going on with %d images at a time", self.most)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that it lacks memory; on the CPU that is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def fitting(explain: Explain, device: torch.device, size: tuple[int, int]) -> int:
+    """Batch size for a device: on a GPU the largest power of two up to MOST that it has room for.
+
+    Args:
+        explain: takes pictures (N, 3, H, W) uint8 and labels (N,).
+        device: where.
+        size: (H, W) of the pictures.
+    """
+    if device.type == "cpu":
+        return ON_CPU
+    trial = Halving(explain)
+    for _ in range(2):  # the second time, what the first one cached is there as well
+        pictures: Any = torch.zeros(MOST, 3, *size, dtype=torch.uint8, device=device)
+        trial(pictures, torch.zeros(MOST, dtype=torch.long, device=device))
+    return trial.most

@@ -1,0 +1,181 @@
+"""In which numbers and memory format the trunk of a model runs, and whether that changes what it says.
+
+The trunk is what runs up to the explained layer. In bfloat16 or float16 it runs under autocast,
+with the weights of its convolutions and linear layers cast once; the head, all gradients and all
+statistics stay float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline import cam
+from pipeline.model import Classifier, layer
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_TOP1, LEAST_COSINE = 0.99, 0.99
+"""Agreement with float32 below which a faster precision is not taken by itself."""
+CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a precision says the same as float32, on so many images.
+
+    top1 is the share of equal predictions; cosine the mean cosine of the two heatmaps of the class
+    that float32 predicts, over the images where both have evidence (NaN where none has).
+    """
+
+    top1: float
+    cosine: float
+    images: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the faster precision may be taken."""
+        return self.top1 >= LEAST_TOP1 and self.cosine >= LEAST_COSINE
+
+
+def fastest(device: torch.device) -> str:
+    """The precision that this hardware computes fastest without emulating it."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+    if device.type == "cpu":
+        tells = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return "bf16" if tells is not None and tells() else "fp32"
+    return "fp32"
+
+
+def prepared(
+    classifier: Classifier, precision: str, *, channels_last: bool, compiled: bool
+) -> Classifier:
+    """A classifier whose trunk runs as wanted; the given one stays as it is.
+
+    Args:
+        classifier: as loaded, float32.
+        precision: a key of DTYPES.
+        channels_last: memory format of pictures and convolutions.
+        compiled: torch.compile the trunk, at the first batch.
+    """
+    dtype = DTYPES[precision]
+    module = copy.deepcopy(classifier.module)
+    ready = replace(classifier, module=module, trunk_dtype=dtype, channels_last=channels_last)
+    names = trunk(classifier)
+    if channels_last:
+        for each in module.modules():
+            if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):
+                each.to(memory_format=torch.channels_last)
+    if dtype is not None:
+        _cast(module.network, names, dtype)
+    if compiled:
+        for name in _outermost(names):
+            each = module.network.get_submodule(name)
+            each.forward = torch.compile(each.forward)  # hooks stay outside
+    return ready
+
+
+def as_decided(classifier: Classifier, decided: dict[str, Any]) -> Classifier:
+    """A classifier prepared as a run decided for itself (Setup.decided)."""
+    return prepared(
+        classifier,
+        decided["precision"],
+        channels_last=decided["channels_last"],
+        compiled=decided["compile"],
+    )
+
+
+def takes_channels_last(classifier: Classifier) -> bool:
+    """Whether the model can be explained in that memory format; one that calls view() may not."""
+    ready = prepared(classifier, "fp32", channels_last=True, compiled=False)
+    try:
+        heatmaps(ready, _blank(classifier))
+    except RuntimeError:
+        return False
+    return True
+
+
+def trunk(classifier: Classifier) -> list[str]:
+    """Names of the modules that are done when the explained layer is, that layer among them."""
+    pictures = classifier.input(_blank(classifier))
+    done = [seen.name for seen in layer.survey(classifier.module, pictures)]
+    at = done.index(classifier.layer_name)
+    after = set(done[at + 1 :])
+    return [name for name in dict.fromkeys(done[: at + 1]) if name not in after]
+
+
+def agreement(exact: Classifier, fast: Classifier, batches: list[Tensor]) -> Agreement:
+    """What two preparations of one model say about the same pictures.
+
+    Args:
+        exact, fast: the two, on the device of the batches.
+        batches: pictures (N, 3, H, W) uint8, as the model sees them.
+    """
+    same, cosines = [], []
+    for images in batches:
+        wanted, classes = heatmaps(exact, images)
+        found, others = heatmaps(fast, images, classes)
+        same.append(classes == others)
+        alive = (wanted.amax(dim=1) > 0) & (found.amax(dim=1) > 0)
+        cosines.append(F.cosine_similarity(wanted, found)[alive])
+    return Agreement(
+        float(torch.cat(same).float().mean()),
+        float(torch.cat(cosines).mean()),
+        sum(map(len, batches)),
+    )
+
+
+def heatmaps(
+    classifier: Classifier, images: Tensor, classes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Grad-CAM (N, h*w), divided by its maximum, and predicted classes (N,) of uint8 pictures.
+
+    classes (N,) are explained; None: those predicted.
+    """
+    with classifier.cut_graph() as forward:
+        logits, activations = forward(classifier.input(images))
+        predicted = logits.argmax(dim=1)
+        slopes = cam.gradients(
+            logits, activations, (predicted if classes is None else classes)[:, None]
+        )
+        maps = cam.gradcam(activations.detach(), slopes)[0]
+    return cam.normalise(maps)[0].flatten(1), predicted
+
+
+def _blank(classifier: Classifier) -> Tensor:
+    """Two black pictures (2, 3, H, W) uint8, on the model's device."""
+    device = next(classifier.module.parameters()).device
+    return torch.zeros(2, 3, *classifier.preprocess.crop, dtype=torch.uint8, device=device)
+
+
+def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:
+    """Cast the weights of the trunk that autocast would cast at every batch, in place."""
+    modules = dict(network.named_modules())
+    shared = {
+        id(parameter)
+        for name, module in modules.items()
+        if name not in names
+        for parameter in module.parameters(recurse=False)
+    }
+    for name in names:
+        module = modules[name]
+        own = {id(parameter) for parameter in module.parameters()}
+        parametrised = any(True for _ in module.children())
+        if isinstance(module, CAST) and not parametrised and not own & shared:
+            module.to(dtype)
+
+
+def _outermost(names: list[str]) -> list[str]:
+    """Names without those of modules inside others of them."""
+    return [
+        name
+        for name in names
+        if not any(name.startswith(f"{other}.") for other in names if other != name)
+    ]
