@@ -122,8 +122,8 @@ def cut_graph(
             module.training = mode
 
 
-def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-    """Gradient of each image's target logits to its activations.
+def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> list[Tensor]:
+    """Gradients of each image's target logits to its activations.
 
     Images of a batch do not mix in evaluation mode, so the gradient of the summed logits is
     every image's own.
@@ -134,7 +134,7 @@ def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         targets: (N, T) class indices; T maps are made of every image in one forward pass.
 
     Returns:
-        (T, N, C, h, w).
+        T of (N, C, h, w).
 
     Raises:
         LayerError: where no path leads from the layer to the logits.
@@ -150,7 +150,7 @@ def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         if slope is None:
             raise LayerError("it does not feed the model's output")
         slopes.append(slope)
-    return torch.stack(slopes)
+    return slopes
 
 
 def gradcam(activations: Tensor, slopes: Tensor) -> Tensor:
@@ -161,10 +161,10 @@ def gradcam(activations: Tensor, slopes: Tensor) -> Tensor:
 
     Args:
         activations: (N, C, h, w).
-        slopes: (..., N, C, h, w), gradients of the explained logit.
+        slopes: (N, C, h, w), gradients of the explained logit.
 
     Returns:
-        (..., N, h, w), not negative, in units of the logit per cell times h*w.
+        (N, h, w), not negative, in units of the logit per cell times h*w.
     """
     return _weighted(activations, slopes.mean(dim=(-2, -1)))
 
@@ -177,7 +177,7 @@ def gradcam_pp(activations: Tensor, slopes: Tensor) -> Tensor:
     is the same for all cells and is left out). Arguments as `gradcam`.
 
     Returns:
-        (..., N, h, w), not negative, up to a positive factor of each image.
+        (N, h, w), not negative, up to a positive factor of each image.
     """
     below = 2 + activations.sum(dim=(-2, -1), keepdim=True) * slopes  # both sides over slope^2
     weights = torch.where(below != 0, slopes.relu() / below, 0)
@@ -191,10 +191,10 @@ def xgradcam(activations: Tensor, slopes: Tensor) -> Tensor:
     BMVC 2020, equation 8. Arguments as `gradcam`; a channel that sums to 0 has no weight.
 
     Returns:
-        (..., N, h, w), not negative, in units of the logit.
+        (N, h, w), not negative, in units of the logit.
     """
     mass = activations.sum(dim=(-2, -1))
-    product = torch.einsum("...nchw,nchw->...nc", slopes, activations)
+    product = torch.einsum("nchw,nchw->nc", slopes, activations)
     return _weighted(activations, torch.where(mass != 0, product / mass, 0))
 
 
@@ -205,9 +205,9 @@ def hirescam(activations: Tensor, slopes: Tensor) -> Tensor:
     neural networks", 2020, equation 4. Arguments as `gradcam`.
 
     Returns:
-        (..., N, h, w), not negative, in units of the logit: of a linear head, each cell's share.
+        (N, h, w), not negative, in units of the logit: of a linear head, each cell's share.
     """
-    return torch.einsum("...nchw,nchw->...nhw", slopes, activations).relu()
+    return torch.einsum("nchw,nchw->nhw", slopes, activations).relu()
 
 
 def layercam(activations: Tensor, slopes: Tensor) -> Tensor:
@@ -217,21 +217,21 @@ def layercam(activations: Tensor, slopes: Tensor) -> Tensor:
     TIP 2021, equations 5 to 7. Arguments as `gradcam`.
 
     Returns:
-        (..., N, h, w), not negative, in units of the logit.
+        (N, h, w), not negative, in units of the logit.
     """
     return hirescam(activations, slopes.relu())
 
 
-def eigencam(activations: Tensor, slopes: Tensor) -> Tensor:
+def eigencam(activations: Tensor, _slopes: Tensor) -> Tensor:
     """Eigen-CAM: activations projected on their first right singular vector, whatever the class.
 
     Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020,
     equations 3 to 5 (the activations are not centred). The vector's sign, which the paper leaves
     open, makes the map's sum positive: of activations after a ReLU that is the only map without
-    negative cells. Arguments as `gradcam`; the slopes only tell the shape.
+    negative cells. Arguments as `gradcam`; the slopes are not looked at.
 
     Returns:
-        (..., N, h, w), not negative, in units of the activations.
+        (N, h, w), not negative, in units of the activations.
     """
     cells = activations.flatten(2).mT.double()  # (N, h*w, C)
     few_cells = cells.shape[1] <= cells.shape[2]
@@ -242,7 +242,7 @@ def eigencam(activations: Tensor, slopes: Tensor) -> Tensor:
     projected = first * values[:, -1:, None].clamp_min(0).sqrt() if few_cells else cells @ first
     signed = (projected * projected.sum(dim=1, keepdim=True).sign()).relu()
     maps: Tensor = signed.view_as(activations[:, 0]).to(activations.dtype)
-    return maps.expand_as(slopes[..., 0, :, :])
+    return maps
 
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -281,8 +281,8 @@ def pooled(activations: Tensor, heatmaps: Tensor, projection: Tensor | None) -> 
 
 
 def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
-    """Channels (N, C, h, w) summed with weights (..., N, C), negative evidence cut off."""
-    return torch.einsum("...nc,nchw->...nhw", weights, activations).relu()
+    """Channels (N, C, h, w) summed with weights (N, C), negative evidence cut off."""
+    return torch.einsum("nc,nchw->nhw", weights, activations).relu()
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:

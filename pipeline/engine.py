@@ -1,4 +1,9 @@
-"""One batch through the model: predictions, heatmaps, statistics, embeddings, on the device."""
+"""Images through the model: predictions, heatmaps, statistics, embeddings, on the device.
+
+`explain` takes a batch as large as the model likes. What follows from its maps alone is left to
+`statistics`, which takes a whole shard at once, as a hundred small operations on each batch would
+cost a small model a tenth of its speed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,6 @@ from pipeline.schema import TOP
 
 NO_LABEL = -1
 PROJECTION_SEED = 20170
-OF_OBJECTS = ("focus_object_mass", "focus_pointing_hit")
 
 
 def explain(
@@ -41,8 +45,10 @@ def explain(
         projection: (C, d) matrix for the embedding, or None.
 
     Returns:
-        The columns of part_schema that come from tensors, each with N rows; what a row does not
-        have is NaN. valid (N,) tells which rows have finite logits and maps.
+        Tensors with N rows each: columns of part_schema, NaN where a row has none, and what
+        `statistics` goes on from: "maps" and "label_maps" (N, h, w), the same where the label is
+        predicted, "differs" where it is not, "cover" (N, h, w) by the object in [0, 1], and
+        "finite", which rows have finite logits.
     """
     logits, activations = forward(classifier.input(images))
     scores = logits.detach().float()
@@ -54,24 +60,46 @@ def explain(
     targets = [predicted, given] if both else [predicted]
     slopes = cam.gradients(logits, activations, torch.stack(targets, dim=1))
     activations = activations.detach().float()
-    maps = cam.METHODS[method](activations, slopes.float())
-    raw, raw_label = maps[0], maps[-1]
-    heatmap, peak = cam.normalise(raw)
-    heatmap_label, peak_label = cam.normalise(raw_label)
+    maps = [cam.METHODS[method](activations, slope.float()) for slope in slopes]
     columns = _prediction(classifier, scores, predicted, given, labels != NO_LABEL)
-    columns |= {
+    return {
+        **columns,
+        **focus.image_statistics(images),
+        "embedding": cam.pooled(activations, maps[0], projection),
+        "maps": maps[0],
+        "label_maps": maps[-1],
+        "differs": differs,
+        "cover": _cover(maps[0], objects),
+        "finite": scores.isfinite().all(dim=1),
+    }
+
+
+def statistics(explained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All columns of part_schema that come from tensors, of any number of explained images.
+
+    Args:
+        explained: what `explain` gave, of one batch or of several put together.
+
+    Returns:
+        Each with N rows; what a row does not have is NaN. valid (N,) tells which rows have finite
+        logits and maps.
+    """
+    columns = dict(explained)
+    maps, label_maps = columns.pop("maps"), columns.pop("label_maps")
+    differs, cover, finite = (columns.pop(name) for name in ("differs", "cover", "finite"))
+    heatmap, peak = cam.normalise(maps)
+    heatmap_label, peak_label = cam.normalise(label_maps)
+    return {
+        **columns,
+        **focus.focus_statistics(maps),
+        **focus.object_statistics(maps, cover),
         "heatmap": heatmap.flatten(1),
         "heatmap_max": peak,
         "heatmap_label": _where(differs, heatmap_label.flatten(1)),
         "heatmap_label_max": _where(differs, peak_label),
         "focus_label_similarity": _where(differs, focus.label_similarity(heatmap, heatmap_label)),
-        "embedding": cam.pooled(activations, heatmap, projection),
-        "valid": scores.isfinite().all(dim=1) & raw.flatten(1).isfinite().all(dim=1),
+        "valid": finite & maps.flatten(1).isfinite().all(dim=1),
     }
-    columns |= focus.focus_statistics(raw) | focus.image_statistics(images)
-    if objects is None:
-        return columns | dict.fromkeys(OF_OBJECTS, torch.full_like(peak, torch.nan))
-    return columns | focus.object_statistics(raw, objects)
 
 
 def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:
@@ -116,6 +144,14 @@ def _prediction(
         "top_index": top_index,
         "top_prob": top_prob,
     }
+
+
+def _cover(maps: Tensor, objects: Tensor | None) -> Tensor:
+    """Share of each cell (N, h, w) that the object covers; nothing where none is marked."""
+    if objects is None:
+        return torch.zeros_like(maps)
+    _, rows, columns = maps.shape
+    return F.adaptive_avg_pool2d(objects[:, None].to(maps.dtype), (rows, columns))[:, 0]
 
 
 def _where(condition: Tensor, values: Tensor) -> Tensor:

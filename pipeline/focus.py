@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luma of ITU-R BT.601."""
 CORNER = 4
 """A corner is the outer 1/CORNER of the rows and columns, at least one cell."""
 
@@ -46,11 +48,13 @@ def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
         mass, (y - centre_y[:, None, None]) ** 2
     )
     peak = flat.argmax(dim=1)
+    ordered = flat.sort(dim=1, descending=True).values
+    hotter = ordered.cumsum(dim=1) - ordered
     statistics = {
         "focus_entropy": _entropy(flat),
-        "focus_gini": _gini(flat),
-        "focus_area50": _area(flat, 0.5),
-        "focus_area90": _area(flat, 0.9),
+        "focus_gini": _gini(ordered),
+        "focus_area50": _area(ordered, hotter, 0.5),
+        "focus_area90": _area(ordered, hotter, 0.9),
         "focus_x": centre_x,
         "focus_y": centre_y,
         "focus_spread": variance.sqrt(),
@@ -77,13 +81,13 @@ def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
     return _blank(similarity, dead)
 
 
-def object_statistics(heatmaps: Tensor, objects: Tensor) -> dict[str, Tensor]:
+def object_statistics(heatmaps: Tensor, cover: Tensor) -> dict[str, Tensor]:
     """How much of the focus is on the object that the data set marks.
 
     Args:
         heatmaps: (N, h, w), not negative.
-        objects: (N, H, W) in [0, 1], coverage by the object at the model's input size; an image
-            whose object is nowhere (all zero) has no statistics.
+        cover: (N, h, w) in [0, 1], the share of each cell that the object covers; an image whose
+            object is nowhere (all zero) has no statistics.
 
     Returns:
         focus_object_mass: share of mass on the object, [0, 1];
@@ -91,8 +95,6 @@ def object_statistics(heatmaps: Tensor, objects: Tensor) -> dict[str, Tensor]:
         game of Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016).
         Each (N,).
     """
-    _, rows, columns = heatmaps.shape
-    cover = F.adaptive_avg_pool2d(objects[:, None].to(heatmaps.dtype), (rows, columns))[:, 0]
     total = heatmaps.sum(dim=(1, 2))
     on_object = _share(heatmaps / total[:, None, None], cover)
     at_peak = cover.flatten(1).gather(1, heatmaps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
@@ -117,25 +119,30 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
             that have four; NaN where none has;
         image_border_*: mean colour of the outer 1/16 of the sides, at least one pixel.
     """
-    pixels = images.expand(-1, 3, -1, -1).float() / 255
-    red, green, blue = pixels.unbind(dim=1)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    vertical = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1]
-    horizontal = luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    edges = vertical + horizontal - 4 * luma[:, 1:-1, 1:-1]
+    # Planes of one colour each, as reductions are fastest along memory.
+    planes = images.expand(-1, 3, -1, -1).to(torch.float32, memory_format=torch.contiguous_format)
+    red, green, blue = planes.unbind(dim=1)
+    luma = (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     statistics = {
-        "image_brightness": luma.mean(dim=(1, 2)),
-        "image_contrast": _deviation(luma),
-        "image_sharpness": _deviation(edges),
+        "image_brightness": luma.mean(dim=(1, 2)) / 255,
+        "image_contrast": _deviation(luma) / 255,
+        "image_sharpness": _deviation(_laplacian(luma)) / 255,
     }
     named = {
-        "mean": pixels.mean(dim=(2, 3)),
-        "std": _deviation(pixels),
-        "border": _border_colour(pixels),
+        "mean": planes.mean(dim=(2, 3)),
+        "std": _deviation(planes),
+        "border": _border_colour(planes),
     }
     for name, colours in named.items():
-        statistics |= {f"image_{name}_{c}": colours[:, i] for i, c in enumerate("rgb")}
+        statistics |= {f"image_{name}_{c}": colours[:, i] / 255 for i, c in enumerate("rgb")}
     return statistics
+
+
+def _laplacian(luma: Tensor) -> Tensor:
+    """(N, H-2, W-2) of (N, H, W), over the four neighbours."""
+    vertical = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1]
+    horizontal = luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    return (vertical + horizontal).sub_(luma[:, 1:-1, 1:-1], alpha=4)
 
 
 def _centres(rows: int, columns: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,19 +161,17 @@ def _entropy(flat: Tensor) -> Tensor:
     return entropy.clamp_max(1)
 
 
-def _gini(flat: Tensor) -> Tensor:
-    """Gini of values that sum to 1, from their sorted order."""
-    cells = flat.shape[1]
-    ordered = flat.sort(dim=1).values
-    order = torch.arange(1, cells + 1, device=flat.device, dtype=flat.dtype)
-    return ((2 * order - cells - 1) * ordered).sum(dim=1).clamp_min(0) / cells
+def _gini(ordered: Tensor) -> Tensor:
+    """Gini of values (N, cells) that sum to 1, the largest first."""
+    cells = ordered.shape[1]
+    order = torch.arange(1, cells + 1, device=ordered.device, dtype=ordered.dtype)
+    return ((cells + 1 - 2 * order) * ordered).sum(dim=1).clamp_min(0) / cells
 
 
-def _area(flat: Tensor, share: float) -> Tensor:
-    ordered = flat.sort(dim=1, descending=True).values
-    lacking = share - (ordered.cumsum(dim=1) - ordered)
+def _area(ordered: Tensor, hotter: Tensor, share: float) -> Tensor:
+    """Least share of cells that holds so much; `hotter` is the mass before each ordered cell."""
     # A lack of a hundredth of a cell may be rounding and does not ask for the cell.
-    return (lacking > ordered / 100).sum(dim=1) / flat.shape[1]
+    return (share - hotter > ordered / 100).sum(dim=1) / ordered.shape[1]
 
 
 def _peaks(heatmaps: Tensor) -> Tensor:
@@ -200,13 +205,16 @@ def _ends(size: int, depth: int, like: Tensor) -> Tensor:
 
 def _deviation(values: Tensor) -> Tensor:
     """Standard deviation over the last two dimensions; Tensor.std takes 20 times as long."""
-    return (values - values.mean(dim=(-2, -1), keepdim=True)).square().mean(dim=(-2, -1)).sqrt()
+    centred = (values - values.mean(dim=(-2, -1), keepdim=True)).flatten(-2)
+    cells = centred.shape[-1]
+    length: Tensor = torch.linalg.vector_norm(centred, dim=-1)
+    return length / (cells**0.5 if cells else math.nan)
 
 
-def _border_colour(pixels: Tensor) -> Tensor:
-    high, wide = (max(1, side // 16) for side in pixels.shape[2:])
-    ring = _ring(high, wide, pixels)
-    colour: Tensor = (pixels * ring).sum(dim=(2, 3)) / ring.sum()
+def _border_colour(planes: Tensor) -> Tensor:
+    high, wide = (max(1, side // 16) for side in planes.shape[2:])
+    ring = _ring(high, wide, planes)
+    colour: Tensor = planes.flatten(2) @ (ring / ring.sum()).flatten()
     return colour
 
 

@@ -1,4 +1,4 @@
-"""In which numbers and memory format the trunk of a model runs, and whether that changes what it says.
+"""In which numbers and memory format the trunk of a model runs, and how much that changes.
 
 The trunk is what runs up to the explained layer. In bfloat16 or float16 it runs under autocast,
 with the weights of its convolutions and linear layers cast once; the head, all gradients and all
@@ -142,10 +142,9 @@ def heatmaps(
     with classifier.cut_graph() as forward:
         logits, activations = forward(classifier.input(images))
         predicted = logits.argmax(dim=1)
-        slopes = cam.gradients(
-            logits, activations, (predicted if classes is None else classes)[:, None]
-        )
-        maps = cam.gradcam(activations.detach(), slopes)[0]
+        explained = predicted if classes is None else classes
+        (slopes,) = cam.gradients(logits, activations, explained[:, None])
+        maps = cam.gradcam(activations.detach(), slopes)
     return cam.normalise(maps)[0].flatten(1), predicted
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from pipeline import engine
 from pipeline.dataset import Batch
 from pipeline.schema import Setup, part_schema
 
@@ -43,59 +44,63 @@ def shard_table(planned: pa.Table, batches: list[Explained], setup: Setup) -> pa
         batches: of all the planned images.
         setup: of the plan.
     """
-    first = planned["index"][0].as_py()
     indices = np.array([index for batch in batches for index in batch.indices], np.int64)
     errors = {index: text for batch in batches for index, text in batch.errors}
-    arrays = _on_host([batch.columns for batch in batches if batch.indices])
-    if arrays:
-        sizes = np.array([size for batch in batches for size in batch.sizes])
-        arrays |= {"image_width": sizes[:, 0], "image_height": sizes[:, 1]}
-        valid = arrays.pop("valid")
-        errors |= dict.fromkeys(indices[~valid].tolist(), NOT_FINITE)
-    return _table(planned, indices - first, arrays, errors, setup)
-
-
-def _on_host(batches: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
-    names = batches[0] if batches else {}
-    return {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in names}
-
-
-def _table(
-    planned: pa.Table,
-    positions: NDArray[np.int64],
-    arrays: dict[str, NDArray[Any]],
-    errors: dict[int, str],
-    setup: Setup,
-) -> pa.Table:
-    """Rows for the planned images; `positions` are those of the rows of `arrays` among them."""
+    tensors = [batch.columns for batch in batches if batch.indices]
     schema = part_schema(setup.grid, setup.embedding_dim)
-    texts = [errors.get(index) for index in planned["index"].to_pylist()]
-    columns: dict[str, Any] = {name: planned[name] for name in schema.names[:4]}
-    columns["status"] = pa.array("ok" if text is None else "error" for text in texts)
-    columns["error"] = pa.array(texts, pa.string())
-    failed = np.array([text is not None for text in texts])
-    for name, values in arrays.items():
-        rows = np.full((len(texts), *values.shape[1:]), np.nan, np.float64)
-        rows[positions] = values
-        rows[failed] = np.nan
-        columns[name] = _array(rows, schema.field(name).type)
-    if "pred_index" in columns:
+    columns: dict[str, pa.Array] = {}
+    if tensors:
+        explained = {name: torch.cat([batch[name] for batch in tensors]) for name in tensors[0]}
+        found = engine.statistics(explained)
+        valid = found.pop("valid").cpu().numpy()
+        errors |= dict.fromkeys(indices[~valid].tolist(), NOT_FINITE)
+        columns = {name: _array(rows, schema.field(name).type) for name, rows in found.items()}
         columns["pred"] = pa.array(setup.class_names).take(columns["pred_index"])
-    in_order = [
-        columns[field.name] if field.name in columns else pa.nulls(len(texts), field.type)
+        sizes = np.array([size for batch in batches for size in batch.sizes], np.int32)
+        columns |= {"image_width": pa.array(sizes[:, 0]), "image_height": pa.array(sizes[:, 1])}
+    return _in_planned_order(planned, indices, columns, errors, schema)
+
+
+def _in_planned_order(
+    planned: pa.Table,
+    indices: NDArray[np.int64],
+    columns: dict[str, pa.Array],
+    errors: dict[int, str],
+    schema: pa.Schema,
+) -> pa.Table:
+    """A row for every planned image; those with an error have nothing but it."""
+    wanted = planned["index"].to_numpy()
+    texts = [errors.get(index) for index in wanted.tolist()]
+    failed = np.array([text is not None for text in texts])
+    place = np.zeros(len(wanted), np.int64)
+    place[indices - wanted[0]] = np.arange(len(indices))
+    if failed.any() or (place != np.arange(len(wanted))).any():
+        taken = pa.array(place, mask=failed)
+        columns = {name: column.take(taken) for name, column in columns.items()}
+    all_columns = {
+        **{name: planned[name] for name in planned.column_names if name in schema.names},
+        **columns,
+        "status": pa.array(np.where(failed, "error", "ok")),
+        "error": pa.array(texts, pa.string()),
+    }
+    arrays = [
+        all_columns[field.name] if field.name in all_columns else pa.nulls(len(wanted), field.type)
         for field in schema
     ]
-    return pa.Table.from_arrays(in_order, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(rows: NDArray[np.float64], kind: pa.DataType) -> pa.Array:
+def _array(rows: Tensor, kind: pa.DataType) -> pa.Array:
     """Numbers to Arrow, NaN to null; a row of a list that begins with NaN has no list."""
     if not pa.types.is_fixed_size_list(kind):
-        return pa.array(rows, kind, mask=np.isnan(rows), safe=False)
+        return pa.array(rows.cpu().numpy(), kind, from_pandas=True)
     if rows.shape[1] < kind.list_size:  # fewer classes than places in the top list
-        rows = np.pad(rows, ((0, 0), (0, kind.list_size - rows.shape[1])), constant_values=np.nan)
-    flat = rows.reshape(-1)
-    to_numpy = kind.value_type.to_pandas_dtype()
+        rows = F.pad(rows.float(), (0, kind.list_size - rows.shape[1]), value=torch.nan)
+    numbers = (rows.half() if kind.value_type == pa.float16() else rows).cpu().numpy()
+    absent = pa.array(np.isnan(numbers[:, 0]))
+    flat = numbers.reshape(-1)
     gaps = np.isnan(flat)
-    values = pa.array(np.nan_to_num(flat).astype(to_numpy), kind.value_type, mask=gaps)
-    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(np.isnan(rows[:, 0])))
+    if gaps.any() or kind.value_type != pa.float16():
+        flat = np.where(gaps, 0, flat).astype(kind.value_type.to_pandas_dtype())
+    values = pa.array(flat, kind.value_type, mask=gaps if gaps.any() else None)
+    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=absent)

@@ -256,10 +256,10 @@ def _target(module: Network, output: Output, pictures: Tensor) -> Target | None:
 
 
 def _trial(module: Network, name: str, layout: Layout, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations (2, C, h, w) and the gradients of the predicted logits (1, 2, C, h, w)."""
+    """Activations (2, C, h, w) and the gradients of the predicted logits (2, C, h, w)."""
     with cam.cut_graph(module, module.network.get_submodule(name), layout) as forward:
         logits, activations = forward(pictures)
-        slopes = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
+        (slopes,) = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
     return activations.detach(), slopes
 
 

@@ -38,7 +38,7 @@ from pipeline.config import AUTO, Config, fingerprint, result_settings
 from pipeline.dataset import Batch
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier
-from pipeline.ops import Journal, pick_device, progress
+from pipeline.ops import Journal, keep_memory, pick_device, progress
 from pipeline.rows import Explained
 from pipeline.schema import Setup
 from pipeline.sources import open_source
@@ -96,6 +96,7 @@ def prepare(config: Config, journal: Journal) -> Job:
         ConfigError, DataError: as `run`.
     """
     folder, device = RunFolder(config.folder), pick_device(config.device)
+    keep_memory()
     journal.attempt.device = str(device)
     journal.warnings.clear()
     source = open_source(config.dataset, config.data.max_pixels)
@@ -208,7 +209,8 @@ def _explained(
 def _in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
     """Hands commits to a thread, at most BEHIND of them, and raises what went wrong in it."""
     waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "commit") as thread:
+    # One thread of PyTorch will do for it; more would take turns with those of the model.
+    with ThreadPoolExecutor(1, "commit", torch.set_num_threads, (1,)) as thread:
 
         def commit(work: Callable[[], None]) -> None:
             waiting.append(thread.submit(work))
@@ -295,7 +297,7 @@ def _pictures(
 ) -> list[Tensor]:
     """COMPARED images (N, 3, H, W) uint8 from all over the dataset, in batches."""
     spread = np.linspace(0, len(source.image_ids) - 1, COMPARED).round().astype(int).tolist()
-    batches = [spread[at : at + batching.ON_CPU] for at in range(0, COMPARED, batching.ON_CPU)]
+    batches = [spread[at : at + 16] for at in range(0, COMPARED, 16)]
     loader = dataset.load(
         source.read,
         classifier.preprocess.fit,
