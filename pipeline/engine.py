@@ -55,9 +55,7 @@ def explain(
     predicted = scores.argmax(dim=1)
     given = torch.where(labels == NO_LABEL, predicted, labels)
     differs = given != predicted
-    # Asking a GPU whether there are any would make it wait; a second map costs the head alone.
-    both = differs.device.type != "cpu" or bool(differs.any())
-    targets = [predicted, given] if both else [predicted]
+    targets = [predicted, given] if _worth_a_second_map(differs) else [predicted]
     slopes = cam.gradients(logits, activations, torch.stack(targets, dim=1))
     activations = activations.detach().float()
     maps = [cam.METHODS[method](activations, slope.float()) for slope in slopes]
@@ -69,7 +67,7 @@ def explain(
         "maps": maps[0],
         "label_maps": maps[-1],
         "differs": differs,
-        "cover": _cover(maps[0], objects),
+        "cover": torch.zeros_like(maps[0]) if objects is None else focus.cover(objects, maps[0]),
         "finite": scores.isfinite().all(dim=1),
     }
 
@@ -119,6 +117,11 @@ def projection(channels: int, dimensions: int, device: torch.device) -> Tensor |
     return torch.tensor(values / dimensions**0.5, dtype=torch.float32, device=device)
 
 
+def _worth_a_second_map(differs: Tensor) -> bool:
+    """Whether any label differs; to ask a GPU would be to wait, and a map costs the head alone."""
+    return differs.device.type != "cpu" or bool(differs.any())
+
+
 def _prediction(
     classifier: Classifier, scores: Tensor, predicted: Tensor, given: Tensor, labelled: Tensor
 ) -> dict[str, Tensor]:
@@ -144,14 +147,6 @@ def _prediction(
         "top_index": top_index,
         "top_prob": top_prob,
     }
-
-
-def _cover(maps: Tensor, objects: Tensor | None) -> Tensor:
-    """Share of each cell (N, h, w) that the object covers; nothing where none is marked."""
-    if objects is None:
-        return torch.zeros_like(maps)
-    _, rows, columns = maps.shape
-    return F.adaptive_avg_pool2d(objects[:, None].to(maps.dtype), (rows, columns))[:, 0]
 
 
 def _where(condition: Tensor, values: Tensor) -> Tensor:

@@ -81,6 +81,17 @@ def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
     return _blank(similarity, dead)
 
 
+def cover(objects: Tensor, heatmaps: Tensor) -> Tensor:
+    """Share of each cell that the object covers, (N, h, w) in [0, 1].
+
+    Args:
+        objects: (N, H, W) in [0, 1], coverage by the object at the model's input size.
+        heatmaps: (N, h, w), whose grid is taken.
+    """
+    _, rows, columns = heatmaps.shape
+    return F.adaptive_avg_pool2d(objects[:, None].to(heatmaps.dtype), (rows, columns))[:, 0]
+
+
 def object_statistics(heatmaps: Tensor, cover: Tensor) -> dict[str, Tensor]:
     """How much of the focus is on the object that the data set marks.
 

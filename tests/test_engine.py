@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import cam, engine
 from pipeline.cam import CHANNELS_FIRST, Layout
-from pipeline.engine import NO_LABEL, OF_OBJECTS
+from pipeline.engine import NO_LABEL
 from pipeline.model import Classifier
 from pipeline.model.network import Network
 from pipeline.model.preprocess import Preprocess
@@ -21,6 +22,9 @@ NOT_FROM_TENSORS = {
     *("index", "image_id", "label_index", "label", "pred"),
     *("image_width", "image_height", "status", "error"),
 }
+
+
+OF_OBJECTS = {"focus_object_mass", "focus_pointing_hit"}
 
 
 class Net(nn.Module):
@@ -72,14 +76,10 @@ def explain(
     objects: Tensor | None = None,
 ) -> dict[str, Tensor]:
     with model.cut_graph() as forward:
-        return engine.explain(
-            forward,
-            model,
-            images,
-            labels,
-            objects,
-            method="gradcam",
-            projection=projection,
+        return engine.statistics(
+            engine.explain(
+                forward, model, images, labels, objects, method="gradcam", projection=projection
+            )
         )
 
 
@@ -87,8 +87,8 @@ def maps_of(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM of one class per image, (N, h, w)."""
     with model.cut_graph() as forward:
         logits, activations = forward(model.input(images))
-        slopes = cam.gradients(logits, activations, classes[:, None])
-        return cam.gradcam(activations.detach(), slopes)[0]
+        (slopes,) = cam.gradients(logits, activations, classes[:, None])
+        return cam.gradcam(activations.detach(), slopes)
 
 
 def test_predictions_are_softmax_by_hand() -> None:
@@ -150,7 +150,7 @@ def test_a_picture_without_a_label_has_no_label_columns() -> None:
         assert columns[name][1].isnan().all(), name
     for name in ("label_prob", "loss"):
         assert columns[name][[0, 2]].isfinite().all(), name
-    for name in columns.keys() - {*names, "valid"}:
+    for name in columns.keys() - {*names, *OF_OBJECTS, "valid"}:
         assert columns[name][1].isfinite().all(), name
     assert columns["valid"].all()
 
@@ -167,12 +167,12 @@ def test_maps_of_labels_are_made_only_where_one_differs(
     make = cam.METHODS["gradcam"]
 
     def count(activations: Tensor, slopes: Tensor) -> Tensor:
-        made.append(len(slopes))
+        made.append(len(slopes))  # of as many images
         return make(activations, slopes)
 
     monkeypatch.setitem(cam.METHODS, "gradcam", count)
     columns = explain(model, images, labels)
-    assert made == [n_maps]
+    assert made == [4] * n_maps
     alive = columns["heatmap_label"].isfinite().all(dim=1)
     assert alive.tolist() == [False, False, bool(shift), False]
 
@@ -200,7 +200,7 @@ def test_a_map_that_is_not_finite_is_not_valid() -> None:
             return maps.clamp(-1, 1).mean(dim=(2, 3))
 
     model = classifier()
-    model.module = Overflow()
+    model.module = Network(Overflow(), "multiclass")
     columns = explain(model, pictures(2), torch.tensor([0, 1]))
     assert columns["confidence"].isfinite().all()
     assert not columns["valid"].any()
@@ -225,7 +225,7 @@ def test_two_classes_have_a_margin_and_a_short_top_list() -> None:
 
 def test_of_equally_probable_classes_the_explained_one_leads() -> None:
     model = classifier(40)
-    head = model.module.get_submodule("head")
+    head = model.module.network.get_submodule("head")
     nn.init.zeros_(head.get_parameter("weight"))
     nn.init.zeros_(head.get_parameter("bias"))
     columns = explain(model, pictures(2), torch.tensor([NO_LABEL, NO_LABEL]))
@@ -256,7 +256,7 @@ def test_a_grey_model_sees_one_channel() -> None:
     assert columns["valid"].all()
     luma = (images.double() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
     with torch.no_grad():
-        logits = model.module((luma.round()[:, None].float() / 255 - 0.5) / 0.5)
+        logits = model.module.network((luma.round()[:, None].float() / 255 - 0.5) / 0.5)
     torch.testing.assert_close(columns["confidence"], logits.softmax(dim=1).amax(dim=1))
     torch.testing.assert_close(columns["image_mean_r"], images[:, 0].float().mean(dim=(1, 2)) / 255)
 
@@ -308,3 +308,50 @@ def test_the_projection_keeps_angles() -> None:
 @pytest.mark.parametrize("channels", [1, 127, 128])
 def test_few_channels_are_not_projected(channels: int) -> None:
     assert engine.projection(channels, 128, torch.device("cpu")) is None
+
+
+def test_labels_that_do_not_exclude_each_other_have_sigmoid_probabilities() -> None:
+    model, images = classifier(7, output="multilabel"), pictures(9)
+    labels = torch.arange(9) % 7
+    columns = {name: value.numpy() for name, value in explain(model, images, labels).items()}
+    with torch.no_grad():
+        logits = model.module(model.input(images)).double().numpy()
+    probs = 1 / (1 + np.exp(-logits))
+    ordered = -np.sort(-probs, axis=1)
+    given = probs[np.arange(9), labels.numpy()]
+    wanted = {
+        "confidence": ordered[:, 0],
+        "margin": ordered[:, 0] - ordered[:, 1],
+        "label_prob": given,
+        "loss": -np.log(given),
+        "entropy": -(probs * np.log(probs) + (1 - probs) * np.log(1 - probs)).sum(axis=1),
+    }
+    for name, values in wanted.items():
+        np.testing.assert_allclose(columns[name], values, rtol=2e-4, atol=1e-6, err_msg=name)
+    assert columns["pred_index"].tolist() == probs.argmax(axis=1).tolist()
+
+
+class Waits(TorchDispatchMode):
+    """Refuses what would make this thread wait for a GPU: asking for a value or for a shape that
+    hangs on values, and a tensor made of Python numbers, which is copied to the device."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "lift_fresh")
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self, func, types, args=(), kwargs=None
+    ):
+        name = func.name().removeprefix("aten::").split(".")[0]
+        assert not name.startswith(self.WAITING), name
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_of_a_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, labels = classifier(), pictures(4), torch.tensor([0, 1, NO_LABEL, 3])
+    matrix = engine.projection(6, 2, torch.device("cpu"))
+    explain(model, images, labels, matrix)  # constants are made once
+    # On the CPU asking is free, and done; here the mode stands for a GPU.
+    monkeypatch.setattr(engine, "_worth_a_second_map", lambda _differs: True)
+    with model.cut_graph() as forward, Waits():
+        engine.explain(forward, model, images, labels, method="gradcam", projection=matrix)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            images.sum().item()

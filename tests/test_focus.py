@@ -241,6 +241,10 @@ def objects(**boxes: tuple[slice, slice]) -> Tensor:
     return masks
 
 
+def on_objects(maps: Tensor, marked: Tensor) -> dict[str, Tensor]:
+    return focus.object_statistics(maps, focus.cover(marked, maps))
+
+
 def test_focus_on_an_object() -> None:
     maps = torch.zeros(1, 4, 4)
     maps[0, 1, 1], maps[0, 3, 3] = 3.0, 1.0
@@ -252,7 +256,7 @@ def test_focus_on_an_object() -> None:
         beside=(slice(0, 2), slice(0, 8)),
         nowhere=(slice(0, 0), slice(0, 0)),
     )
-    found = focus.object_statistics(maps.expand(6, 4, 4), marked)
+    found = on_objects(maps.expand(6, 4, 4), marked)
     nan = math.nan
     mass, hit = found["focus_object_mass"].tolist(), found["focus_pointing_hit"].tolist()
     assert mass == pytest.approx([0.75, 0.375, 0.25, 1, 0, nan], nan_ok=True)
@@ -260,14 +264,14 @@ def test_focus_on_an_object() -> None:
 
 
 def test_a_dead_map_is_on_no_object() -> None:
-    found = focus.object_statistics(torch.zeros(1, 3, 3), torch.ones(1, 8, 8))
+    found = on_objects(torch.zeros(1, 3, 3), torch.ones(1, 8, 8))
     assert all(value.isnan().all() for value in found.values())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (4, 4), (9, 9)])
 def test_objects_on_any_grid(shape: tuple[int, int]) -> None:
     maps = torch.full((2, *shape), 0.3)
-    found = focus.object_statistics(maps, torch.ones(2, 8, 8))
+    found = on_objects(maps, torch.ones(2, 8, 8))
     assert found["focus_object_mass"].tolist() == pytest.approx([1, 1])
     assert found["focus_object_mass"].max() <= 1
     assert found["focus_pointing_hit"].tolist() == [1, 1]

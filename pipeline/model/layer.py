@@ -84,7 +84,9 @@ class Survey:
         if not isinstance(output, Tensor):
             return None, f"its output is a {type(output).__name__}, not one tensor"
         layout = None
-        if output.ndim == 4:
+        if output.shape[:1] != self.pictures.shape[:1]:
+            pass  # the windows of an attention, or a table of its own
+        elif output.ndim == 4:
             layout = _map_layout(output, self.pictures)
         elif output.ndim == 3:
             layout = self._token_layout(output)
