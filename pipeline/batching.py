@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ class Halving:
     """An explanation in as many pieces as memory asks for; what it gives is the same."""
 
     def __init__(self, explain: Explain) -> None:
-        self.explain, self.most = explain, 0
+        self.explain, self.most = explain, sys.maxsize
 
     def __call__(self, *batch: Tensor | None) -> dict[str, Tensor]:
         """The columns of a batch, from tensors that have a row for each image, or None.
@@ -30,27 +31,27 @@ class Halving:
             RuntimeError: torch's own, where memory does not suffice for one image.
         """
         n = next(len(rows) for rows in batch if rows is not None)
-        self.most = self.most or n
         pieces: list[dict[str, Tensor]] = []
         start = 0
         while start < n:
-            piece = [None if rows is None else rows[start : start + self.most] for rows in batch]
-            columns = self._try(piece)
+            size = min(self.most, n - start)
+            piece = [None if rows is None else rows[start : start + size] for rows in batch]
+            columns = self._try(piece, size)
             if columns is not None:
                 pieces.append(columns)
-                start += self.most
+                start += size
         if len(pieces) == 1:
             return pieces[0]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _try(self, piece: list[Tensor | None]) -> dict[str, Tensor] | None:
+    def _try(self, piece: list[Tensor | None], size: int) -> dict[str, Tensor] | None:
         """The columns, or None after halving; outside of `except`, the failed tensors are free."""
         try:
             return self.explain(*piece)
         except RuntimeError as error:
-            if self.most == 1 or not out_of_memory(error):
+            if size == 1 or not out_of_memory(error):
                 raise
-        self.most = -(-self.most // 2)
+        self.most = -(-size // 2)
         log.warning("out of memory: going on with %d images at a time", self.most)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -78,4 +79,4 @@ def fitting(explain: Explain, device: torch.device, size: tuple[int, int]) -> in
     for _ in range(2):  # the second time, what the first one cached is there as well
         pictures: Any = torch.zeros(MOST, 3, *size, dtype=torch.uint8, device=device)
         trial(pictures, torch.zeros(MOST, dtype=torch.long, device=device))
-    return trial.most
+    return min(trial.most, MOST)

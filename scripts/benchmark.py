@@ -427,7 +427,6 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write what the options say."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    logging.getLogger("pipeline").setLevel(logging.ERROR)  # random weights need no warning here
     if args.threads:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="camaudit-benchmark-") as folder:
@@ -455,6 +454,7 @@ def print_hardware(machine: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("pipeline").setLevel(logging.ERROR)  # random weights need no warning here
     try:
         main()
     except AuditError as error:

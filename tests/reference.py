@@ -26,13 +26,15 @@ def enliven(model: nn.Module) -> None:
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     for name, parameter in model.named_parameters():
         scales = name.endswith(("layer_scale", "gamma", "gamma1", "gamma2"))
-        if scales and parameter.unique().numel() == 1:
+        if scales and bool((parameter == parameter.flatten()[0]).all()):
             parameter.data.uniform_(0.1, 1, generator=generator)
         elif name.endswith("bias") or not parameter.any():
             parameter.data.normal_(std=0.05, generator=generator)
 
 
-def heatmaps(model: nn.Module, layer: str, layout: Layout, images: Tensor, targets: Tensor) -> Array:
+def heatmaps(
+    model: nn.Module, layer: str, layout: Layout, images: Tensor, targets: Tensor
+) -> Array:
     """Grad-CAM (T, N, h, w) of the target classes (N, T), by the paper's equations.
 
     The gradient is taken to a tensor of zeros that is added to the layer's output.

@@ -117,4 +117,3 @@ def heatmaps(found: Classifier, images: Tensor, targets: Tensor) -> NDArray[np.f
         logits, activations = forward(images)
         slopes = cam.gradients(logits, activations, targets)
     return np.stack([cam.gradcam(activations.detach(), slope).numpy() for slope in slopes])
-

@@ -248,7 +248,7 @@ def test_changed_settings_and_data_are_refused_by_name(
     audit(configure(*overrides, "report.suspects=1", "loader.num_workers=1", "analysis.fdr=0.1"))
     for change, named in (
         ("cam.embedding_dim=4", "cam.embedding_dim: 128 -> 4"),
-        ("loader.batch_size=2", "loader.batch_size: 32 -> 2"),
+        ("loader.batch_size=2", "loader.batch_size: 128 -> 2"),
         ("model.target_layer='0'", "model.target_layer: 4 -> 0"),
     ):
         with pytest.raises(ConfigError, match=named):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import cam
-from pipeline.cam import CHANNELS_FIRST, Layout
+from pipeline import config as settings
+from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, LayerError, Layout
+
+Array = NDArray[np.float64]
 
 CLASSES = 10
 # Single precision rounds to 6e-8; some hundred layers and the sum over channels make that 1e-6.
@@ -89,7 +93,8 @@ def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> T
     """(T, N, h, w) as the pipeline makes them."""
     with cam.cut_graph(model, model.get_submodule(layer), MAP) as forward:
         logits, activations = forward(images)
-        return cam.gradcam(activations.detach(), cam.gradients(logits, activations, targets))
+        slopes = cam.gradients(logits, activations, targets)
+        return torch.stack([cam.gradcam(activations.detach(), slope) for slope in slopes])
 
 
 def state(model: nn.Module) -> list[object]:
@@ -409,3 +414,157 @@ def test_pooled_features_are_projected_before_they_get_unit_length() -> None:
     projection = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 3.0]])
     features = cam.pooled(activations, torch.ones(1, 2, 2), projection)
     torch.testing.assert_close(features, torch.tensor([[0.5**0.5, 0.5**0.5]]))
+
+
+def test_a_layout_leads_to_the_map_and_back() -> None:
+    maps = torch.randn(2, 5, 3, 4)
+    outputs = {
+        Layout(CHANNELS_FIRST, 3, 4): maps,
+        Layout(CHANNELS_LAST, 3, 4): maps.permute(0, 2, 3, 1),
+        Layout(TOKENS, 3, 4): maps.flatten(2).mT,
+        Layout(TOKENS, 3, 4, prefix=2): torch.cat([torch.randn(2, 2, 5), maps.flatten(2).mT], 1),
+    }
+    for layout, output in outputs.items():
+        assert torch.equal(layout.to_map(output), maps), layout
+        assert torch.equal(layout.from_map(maps, output), output), layout
+        with pytest.raises(LayerError, match="which is not"):
+            layout.to_map(torch.randn(2, 5))
+    with pytest.raises(LayerError, match=r"\(2, 13, 5\), which is not Layout"):
+        Layout(TOKENS, 3, 4).to_map(torch.randn(2, 13, 5))
+
+
+@pytest.mark.parametrize("layout", [Layout(CHANNELS_LAST, 10, 10), Layout(TOKENS, 10, 10, 1)])
+def test_maps_do_not_hang_on_the_layout(layout: Layout) -> None:
+    """The same network, its map handed round in another order of dimensions."""
+
+    class There(nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            shape = (len(maps), 101, maps.shape[1]) if layout.prefix else (len(maps), 10, 10, 8)
+            return layout.from_map(maps, torch.ones(shape))
+
+    class Back(nn.Module):
+        def forward(self, output: Tensor) -> Tensor:
+            return layout.to_map(output)
+
+    model = Small()
+    wanted = heatmaps(model, "trunk", IMAGES, TARGETS)
+    model.trunk = nn.Sequential(model.trunk, There(), Back())
+    with cam.cut_graph(model, model.trunk[1], layout) as forward:
+        logits, activations = forward(IMAGES)
+        slopes = cam.gradients(logits, activations, TARGETS)
+    found = [cam.gradcam(activations.detach(), slope) for slope in slopes]
+    torch.testing.assert_close(torch.stack(found), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fast_trunk_has_a_head_in_single_precision(dtype: torch.dtype) -> None:
+    model = Small()
+    seen: dict[str, torch.dtype] = {}
+
+    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            seen[name] = output.dtype
+
+        return hook
+
+    for name in ("trunk", "act", "head"):
+        model.get_submodule(name).register_forward_hook(note(name))
+    with cam.cut_graph(model, model.layer, MAP, dtype) as forward:
+        logits, activations = forward(IMAGES)
+        slopes = cam.gradients(logits, activations, TARGETS)
+    assert seen == {"trunk": dtype, "act": torch.float32, "head": torch.float32}
+    dtypes = {each.dtype for each in (logits, activations, *slopes)}
+    assert dtypes == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+    exact = heatmaps(model, "layer", IMAGES, TARGETS)
+    near = torch.stack([cam.gradcam(activations.detach(), slope) for slope in slopes])
+    assert F.cosine_similarity(exact.flatten(2), near.flatten(2), dim=2).min() > 0.99
+
+
+# One image by the papers' equations, cell by cell, from activations and gradients (C, h, w).
+def positive(total: Any) -> Array:
+    return np.asarray(np.maximum(total, 0))
+
+
+def gradcam_pp(a: Array, g: Array) -> Array:
+    # Equation 19 with S = exp(y): dS = exp(y) g, d2S = exp(y) g^2, d3S = exp(y) g^3; exp(y) = 2.
+    weights = np.zeros(len(a))
+    for k in range(len(a)):
+        for i, j in np.ndindex(a[k].shape):
+            below = 2 * 2 * g[k, i, j] ** 2 + a[k].sum() * 2 * g[k, i, j] ** 3
+            alpha = 2 * g[k, i, j] ** 2 / below if below else 0.0
+            weights[k] += alpha * max(2 * g[k, i, j], 0)
+    return positive(np.einsum("k,kij->ij", weights, a) / 2)
+
+
+def xgradcam(a: Array, g: Array) -> Array:
+    weights = [sum(g[k].flat * a[k].flatten() / a[k].sum()) for k in range(len(a))]
+    return positive(sum(weight * layer for weight, layer in zip(weights, a, strict=True)))
+
+
+def hirescam(a: Array, g: Array) -> Array:
+    return positive(sum(g[k] * a[k] for k in range(len(a))))
+
+
+def layercam(a: Array, g: Array) -> Array:
+    return positive(sum(np.maximum(g[k], 0) * a[k] for k in range(len(a))))
+
+
+def eigencam(a: Array, _g: Array) -> Array:
+    matrix = a.reshape(len(a), -1).T
+    _, _, right = np.linalg.svd(matrix, full_matrices=False)
+    projected = (matrix @ right[0]).reshape(a.shape[1:])
+    return positive(projected * np.sign(projected.sum()))
+
+
+FAMILY: dict[str, Callable[[Array, Array], Array]] = {
+    "gradcam": lambda a, g: positive(np.einsum("k,kij->ij", g.mean(axis=(1, 2)), a)),
+    "gradcam_pp": gradcam_pp,
+    "xgradcam": xgradcam,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "eigencam": eigencam,
+}
+
+
+def test_the_settings_offer_the_whole_family() -> None:
+    assert tuple(cam.METHODS) == tuple(FAMILY) == settings.ONE_OF["cam.method"]
+    offered = {path.stem for path in (settings.conf_dir() / "cam").glob("*.yaml")}
+    assert offered == set(FAMILY)
+
+
+@pytest.mark.parametrize("channels", [3, 40])  # fewer and more than cells
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("method", FAMILY)
+def test_the_family_follows_its_papers(method: str, signed: bool, channels: int) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    activations = torch.randn(4, channels, 4, 5, generator=generator, dtype=torch.float64)
+    slopes = torch.randn(4, channels, 4, 5, generator=generator, dtype=torch.float64)
+    if not signed:
+        activations.relu_()
+    pairs = zip(activations.numpy(), slopes.numpy(), strict=True)
+    wanted = np.stack([FAMILY[method](a, g) for a, g in pairs])
+    assert (wanted.max(axis=(1, 2)) > 0).sum() >= 2
+    found = cam.METHODS[method](activations, slopes)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-10 * wanted.max())
+    single = cam.METHODS[method](activations.float(), slopes.float())
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.numpy(), wanted, atol=1e-4 * wanted.max())
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_without_activation_or_gradient_there_is_no_evidence(method: str) -> None:
+    nothing, something = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    assert not cam.METHODS[method](nothing, something).any()
+    if method != "eigencam":  # which does not look at gradients
+        assert not cam.METHODS[method](something, nothing).any()
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_tiny_gradients_have_the_map_of_larger_ones(method: str) -> None:
+    activations, slopes = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    if method == "gradcam_pp":  # whose weights hang on the size of the gradient
+        activations, slopes = activations * 1e-3, slopes * 1e-6
+    tiny, _ = cam.normalise(cam.METHODS[method](activations, slopes * 1e-15))
+    larger, _ = cam.normalise(cam.METHODS[method](activations, slopes))
+    torch.testing.assert_close(tiny, larger, rtol=1e-3, atol=1e-4)

@@ -331,7 +331,7 @@ def test_labels_that_do_not_exclude_each_other_have_sigmoid_probabilities() -> N
     assert columns["pred_index"].tolist() == probs.argmax(axis=1).tolist()
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses what would make this thread wait for a GPU: asking for a value or for a shape that
     hangs on values, and a tensor made of Python numbers, which is copied to the device."""
 
@@ -351,7 +351,7 @@ def test_no_step_of_a_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch
     explain(model, images, labels, matrix)  # constants are made once
     # On the CPU asking is free, and done; here the mode stands for a GPU.
     monkeypatch.setattr(engine, "_worth_a_second_map", lambda _differs: True)
-    with model.cut_graph() as forward, Waits():
+    with model.cut_graph() as forward, Waits():  # type: ignore[no-untyped-call]
         engine.explain(forward, model, images, labels, method="gradcam", projection=matrix)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             images.sum().item()

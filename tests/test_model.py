@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline import cam, model
+from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier, classifier
@@ -67,60 +68,6 @@ PLAIN = body("return self.head(self.conv(x))")
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "side", "layer", "channels", "grid"),
-    [
-        ("torchvision", "resnet18", 64, "layer4", 512, (2, 2)),
-        ("torchvision", "resnet18", 32, "layer3", 256, (2, 2)),  # layer4 has a single cell
-        ("torchvision", "vgg11", 64, "features.19", 512, (4, 4)),  # the ReLU before the pooling
-        ("torchvision", "alexnet", 96, "features.11", 256, (5, 5)),
-        ("torchvision", "densenet121", 64, "features", 1024, (2, 2)),
-        ("torchvision", "efficientnet_b0", 64, "features", 1280, (2, 2)),
-        ("torchvision", "convnext_tiny", 64, "features", 768, (2, 2)),
-        ("torchvision", "mobilenet_v3_small", 64, "features", 576, (2, 2)),
-        ("torchvision", "regnet_y_400mf", 64, "trunk_output", 440, (2, 2)),
-        ("torchvision", "squeezenet1_1", 64, "classifier.2", 1000, (3, 3)),
-        ("torchvision", "googlenet", 64, "inception5b", 1024, (2, 2)),
-        ("torchvision", "inception_v3", 128, "Mixed_7c", 2048, (2, 2)),
-        ("torchvision", "swin_t", 64, "permute", 768, (2, 2)),  # after blocks of channels last
-        ("timm", "resnet18", 64, "layer4", 512, (2, 2)),
-        ("timm", "efficientnet_b0", 64, "bn2", 1280, (2, 2)),
-        ("timm", "convnext_atto", 64, "stages", 320, (2, 2)),
-        ("timm", "regnety_002", 64, "s4", 368, (2, 2)),
-    ],
-)
-def test_auto_finds_the_last_map(
-    kind: str, name: str, side: int, layer: str, channels: int, grid: tuple[int, int]
-) -> None:
-    found = zoo(kind, name, side)
-    assert (found.layer_name, found.channels, found.grid) == (layer, channels, grid)
-    assert found.n_outputs == 1000
-    assert found.preprocess.crop == (side, side)
-    assert found.warnings == [f"{name} has random weights: set model.weights or model.checkpoint"]
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with found.cut_graph() as forward:
-        logits, activations = forward(images)
-        slopes = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
-    assert activations.shape == (2, channels, *grid)
-    assert (activations.amax(dim=(2, 3)) > activations.amin(dim=(2, 3))).any()
-    assert slopes.isfinite().all()
-    assert slopes.abs().amax(dim=(2, 3, 4)).min() > 0
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("torchvision", "vit_b_32"),
-        ("timm", "vit_tiny_patch16_224"),
-        ("timm", "swin_tiny_patch4_window7_224"),
-        ("timm", "levit_128s"),
-    ],
-)
-def test_auto_says_that_it_does_not_know_transformers(kind: str, name: str) -> None:
-    with pytest.raises(ConfigError, match="no map at the end of the model: its last layers work"):
-        zoo(kind, name, 224)
-
-
-@pytest.mark.parametrize(
     ("forward", "layers", "wanted"),
     [
         ("return self.head(self.drop(self.conv(x)))", "self.drop = nn.Dropout()", "conv"),
@@ -152,6 +99,52 @@ def test_auto_on_ones_own_model(forward: str, layers: str, wanted: str, tmp_path
     assert custom(tmp_path, body(forward, layers)).layer_name == wanted
 
 
+@pytest.mark.parametrize(
+    ("forward", "output"),
+    [
+        ("return {'logits': self.head(self.conv(x)), 'features': x}", "multiclass"),
+        ("return {'scores': self.head(self.conv(x)), 'features': x}", "multiclass"),
+        ("return self.head(self.conv(x)), x", "multiclass"),
+        (
+            "from types import SimpleNamespace as S; return S(logits=self.head(self.conv(x)))",
+            "multiclass",
+        ),
+        ("return self.head(self.conv(x))", "multilabel"),
+    ],
+)
+def test_logits_are_found_in_what_the_model_returns(
+    forward: str, output: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    found = custom(tmp_path, body(forward), output=output)
+    images = torch.randn(2, 3, 16, 16)
+    network = found.module.network
+    logits = network.head(network.conv(images))  # type: ignore[operator]
+    assert torch.equal(found.module(images), logits)
+    probabilities = found.probabilities(logits)
+    wanted = logits.sigmoid() if output == "multilabel" else logits.softmax(dim=1)
+    torch.testing.assert_close(probabilities, wanted)
+
+
+@pytest.mark.parametrize("columns", [":1", "0"])
+def test_one_logit_tells_two_classes_apart(columns: str, tmp_path: Path) -> None:
+    found = custom(tmp_path, body(f"return self.head(self.conv(x))[:, {columns}]"), output="binary")
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    logit = found.module.network(images).flatten()
+    assert found.n_outputs == 2
+    torch.testing.assert_close(found.probabilities(found.module(images))[:, 1], logit.sigmoid())
+    with found.cut_graph() as forward:
+        logits, activations = forward(images)
+        no, yes = cam.gradients(logits, activations, torch.tensor([[0, 1]] * 4))
+    assert yes.any()
+    torch.testing.assert_close(no, -yes)
+
+
+def test_more_logits_are_not_binary(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.output=binary: the model's output is \(1, 3\)"):
+        custom(tmp_path, PLAIN, output="binary")
+
+
 def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None:
     found = custom(tmp_path, PLAIN)
     assert not any(module._forward_hooks for module in found.module.modules())
@@ -161,15 +154,18 @@ def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        ("return self.fc(x.mean(dim=(2, 3)) @ torch.ones(3, 4))", "auto finds no map at the end"),
-        ("return self.head(self.conv(x)), x", r"the model's output is tuple, not \(batch, 2 or"),
-        ("return {'logits': self.head(self.conv(x))}", r"output is dict, not \(batch, 2 or more"),
-        ("return self.head(self.conv(x))[:, :1]", r"output is \(1, 1\), not \(batch, 2 or more"),
+        ("return self.fc(x.mean(dim=(2, 3)) @ torch.ones(3, 4))", "auto finds no map that feeds"),
+        ("return [x, self.head(self.conv(x))]", r"output is \(1, 3, 16, 16\), not \(batch, 2 or"),
+        ("return {'a': self.conv(x)}", "a mapping of a: none is called logits"),
+        ("y = self.head(self.conv(x)); return {'a': y, 'b': y}", "a mapping of a, b: none is"),
+        ("return str(self.head(self.conv(x)))", "output is a str, which holds no logits"),
+        ("return self.head(self.conv(x))[:, :1]", "one logit per image; set model.output=binary"),
+        ("return self.head(self.conv(x))[:, 0]", "one logit per image; set model.output=binary"),
         ("return self.conv(x)", r"output is \(1, 4, 14, 14\), not \(batch, 2 or more classes\)"),
         ("return self.head(self.conv(x[:, :2]))", "cannot take a picture of shape .1, 3, 16, 16.:"),
         ("return self.head(self.conv(x)) / 0", "the model's output is not finite"),
         ("raise KeyError('key')", "cannot take a picture of shape .1, 3, 16, 16.: 'key'"),
-        ("return self.head(self.conv(x).detach()).detach()", "does not feed the model's output"),
+        ("return self.head(self.conv(x).detach()).detach()", "auto finds no map that feeds"),
     ],
 )
 @pytest.mark.parametrize("layer", ["auto", "conv"])
@@ -177,7 +173,8 @@ def test_a_model_that_cannot_be_audited_is_refused_in_words(
     forward: str, message: str, layer: str, tmp_path: Path
 ) -> None:
     if layer == "conv":
-        message = message.replace("auto finds no map at the end", "goes through it 0 times")
+        named = "goes through it 0 times" if "ones" in forward else "does not feed the model's"
+        message = message.replace("auto finds no map that feeds", named)
     with pytest.raises(ConfigError, match=message):
         custom(tmp_path, body(forward), target_layer=layer)
 
@@ -187,8 +184,11 @@ def test_a_model_that_cannot_be_audited_is_refused_in_words(
     [
         ("layer5", "the model has no 'layer5'; close names: layer4, layer3, layer2, layer1"),
         ("zzz", "the model has no 'zzz'; close names: layer4"),
-        ("avgpool", r"'avgpool' cannot be explained: its output of shape \(1, 512, 1, 1\) has a"),
-        ("fc", r"'fc' cannot be explained: its output has shape \(1, 1000\); a map needs"),
+        (
+            "avgpool",
+            r"'avgpool' cannot be explained: its output has shape \(2, 512, 1, 1\); a map of",
+        ),
+        ("fc", r"'fc' cannot be explained: its output has shape \(2, 1000\); a map of more"),
         ("layer1.0.relu", "'layer1.0.relu' cannot be explained: .* it 2 times, not once"),
     ],
 )
@@ -203,10 +203,75 @@ def test_a_target_layer_may_be_any_that_gives_a_map() -> None:
     assert found.layer is found.module.network.get_submodule("layer2.0.conv1")
 
 
-@pytest.mark.parametrize("layer", ["layers.3", "norm", "layers.0"])
-def test_channels_last_are_not_taken_for_columns(layer: str) -> None:
-    with pytest.raises(ConfigError, match=r"is \(batch, rows, columns, channels\)"):
-        zoo("timm", "swin_tiny_patch4_window7_224", 224, target_layer=layer)
+@pytest.mark.parametrize(("layer", "side"), [("layers.3", 7), ("norm", 7), ("layers.0", 56)])
+def test_channels_last_are_not_taken_for_columns(layer: str, side: int) -> None:
+    found = zoo("timm", "swin_tiny_patch4_window7_224", 224, target_layer=layer)
+    assert found.layout == Layout(CHANNELS_LAST, side, side)
+
+
+def test_patches_that_the_class_token_does_not_see_are_no_layer() -> None:
+    for layer in ("norm", "blocks.11", "blocks.11.mlp"):
+        with pytest.raises(ConfigError, match=r"does not hang on its patch tokens"):
+            zoo("timm", "vit_tiny_patch16_224", 224, target_layer=layer)
+    found = zoo("timm", "vit_tiny_patch16_224", 224, target_layer="blocks.10")
+    assert found.layout == Layout(TOKENS, 14, 14, prefix=1)
+
+
+TOKENISED = """
+class Net(nn.Module):
+    def __init__(self, n_class_tokens=1, at_the_end=False, n_channels=12):
+        super().__init__()
+        self.conv = nn.Conv2d(3, n_channels, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, n_class_tokens, n_channels))
+        self.enter = nn.LayerNorm(n_channels)
+        self.norm = nn.LayerNorm(n_channels)
+        self.attend = nn.MultiheadAttention(n_channels, 2, batch_first=True)
+        self.fc = nn.Linear(n_channels, 3)
+        self.at_the_end = at_the_end
+
+    def forward(self, x):
+        tokens = [self.token.expand(len(x), -1, -1), self.conv(x).flatten(2).mT]
+        x = self.enter(torch.cat(tokens[::-1] if self.at_the_end else tokens, dim=1))
+        y = self.norm(x)
+        x = x + self.attend(y, y, y, need_weights=False)[0]
+        return self.fc(x[:, -1] if self.at_the_end else x[:, 0])
+
+
+def build(**arguments):
+    return Net(**arguments)
+"""
+
+
+@pytest.mark.parametrize(
+    ("resize", "n_tokens", "layout"),
+    [
+        ([16, 16], 1, Layout(TOKENS, 4, 4, 1)),
+        ([16, 24], 3, Layout(TOKENS, 4, 6, 3)),
+        ([40, 16], 2, Layout(TOKENS, 10, 4, 2)),
+        ([22, 18], 5, Layout(TOKENS, 5, 4, 5)),  # the last pixels are in no patch
+    ],
+)
+def test_class_and_register_tokens_are_told_from_patches(
+    resize: list[int], n_tokens: int, layout: Layout, tmp_path: Path
+) -> None:
+    found = custom(
+        tmp_path,
+        TOKENISED,
+        preprocess=PreprocessConfig(resize=resize),
+        factory_args={"n_class_tokens": n_tokens},
+    )
+    assert (found.layer_name, found.layout) == ("norm", layout)
+
+
+def test_class_tokens_behind_the_patches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(batch, tokens, channels\) with class tokens first"):
+        custom(tmp_path, TOKENISED, target_layer="norm", factory_args={"at_the_end": True})
+
+
+def test_a_flattened_map_is_not_taken_for_tokens(tmp_path: Path) -> None:
+    forward = "return self.fc(self.flat(self.conv(x)).mean(dim=2)[:, :4])"
+    layers = "self.conv = nn.Conv2d(3, 16, 3); self.flat = nn.Flatten(2)"
+    assert custom(tmp_path, body(forward, layers)).layer_name == "conv"
 
 
 @pytest.mark.parametrize("crop", [[16, 16], [16, 32], [40, 16]])
@@ -227,9 +292,9 @@ class Move(nn.Module):
     settings = {"preprocess": PreprocessConfig(resize=crop)}
     found = custom(tmp_path, source, **settings)
     assert found.layer_name == "back"
-    assert found.grid == (crop[0] - 2, crop[1] - 2)
-    with pytest.raises(ConfigError, match=r"is \(batch, rows, columns, channels\)"):
-        custom(tmp_path, source, target_layer="last", **settings)
+    assert found.layout == Layout(CHANNELS_FIRST, crop[0] - 2, crop[1] - 2)
+    found = custom(tmp_path, source, target_layer="last", **settings)
+    assert found.layout == Layout(CHANNELS_LAST, crop[0] - 2, crop[1] - 2)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +368,9 @@ def test_a_checkpoint_of_ones_own_model(tmp_path: Path) -> None:
         "nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
     )
     found = custom(tmp_path, source, checkpoint=str(tmp_path / "w.pt"))
-    assert torch.equal(found.module.network.get_parameter("0.weight"), trained.get_parameter("0.weight"))
+    assert torch.equal(
+        found.module.network.get_parameter("0.weight"), trained.get_parameter("0.weight")
+    )
     assert (found.layer_name, found.n_outputs) == ("0", 4)
 
 

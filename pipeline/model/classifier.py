@@ -84,7 +84,7 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
     built = zoo.BUILDERS[config.kind](config, weights)
     if weights is not None:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
-    module = Network(built.module.to(device).eval(), config.output)
+    module = Network(built.module.to(device), config.output).eval()
     fitting = _preprocess(config.preprocess, built)
     pictures = fitting.normalise(_any_pictures(fitting).to(device))
     logits = _logits(module, pictures[:1])

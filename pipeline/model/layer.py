@@ -236,6 +236,8 @@ def _unfed(module: Network, outputs: list[Output], pictures: Tensor) -> set[str]
             hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
         logits = module(pictures.clone().requires_grad_())
         best = logits.amax(dim=1).sum()
+        if not best.requires_grad or not given:
+            return set()
         slopes = torch.autograd.grad(best, list(given.values()), allow_unused=True)
     unfed = set()
     for name, slope in zip(given, slopes, strict=True):

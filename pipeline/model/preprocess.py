@@ -73,14 +73,14 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
-        mean, std = _levels(self.mean, images.device), _levels(self.std, images.device)
-        return self.colours(images).to(torch.float32, copy=True).sub_(mean).div_(std)
+        mean, std = _constant(self.mean, images.device), _constant(self.std, images.device)
+        return self.colours(images).float().div_(255).sub_(mean).div_(std)
 
 
 @lru_cache
-def _levels(shares: tuple[float, ...], device: torch.device) -> Tensor:
-    """(C, 1, 1) on the scale 0 to 255; made once, as every copy to a device makes it wait."""
-    return 255 * torch.tensor(shares, device=device)[:, None, None]
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) on a device; made once, as every copy to a GPU makes it wait."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def checked(

@@ -1,0 +1,149 @@
+"""Faster numbers: what is cast and what is not, and whether they say what float32 says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import precision
+from pipeline.cam import CHANNELS_FIRST, Layout
+from pipeline.model import Classifier
+from pipeline.model.network import Network
+from pipeline.model.preprocess import Preprocess
+from pipeline.precision import Agreement
+
+SIDE = 16
+
+
+class Net(nn.Module):
+    """A trunk, the explained layer, a head; `tied` is in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tied = nn.Linear(SIDE, SIDE)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.maps = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 5)."""
+        maps = self.maps(self.stem(self.tied(images))).relu()
+        logits: Tensor = self.head(self.tied(maps).mean(dim=(2, 3)))
+        return logits
+
+
+def classifier(net: nn.Module | None = None) -> Classifier:
+    return Classifier(
+        module=Network((net or Net()).eval(), "multiclass"),
+        layer_name="maps",
+        layout=Layout(CHANNELS_FIRST, SIDE, SIDE),
+        preprocess=Preprocess(SIDE, (SIDE, SIDE)),
+        class_names=None,
+        n_outputs=5,
+        channels=8,
+        fingerprint="",
+        warnings=[],
+    )
+
+
+def pictures(n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return torch.randint(0, 256, (n, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+
+
+def prepared(name: str, model: Classifier | None = None, **how: bool) -> Classifier:
+    how = {"channels_last": False, "compiled": False, **how}
+    return precision.prepared(model or classifier(), name, **how)
+
+
+def test_the_trunk_ends_with_the_explained_layer() -> None:
+    assert precision.trunk(classifier()) == ["stem.0", "stem.1", "stem.2", "stem", "maps"]
+
+
+def test_weights_of_the_trunk_alone_are_cast_and_the_model_stays_as_it_is() -> None:
+    model = classifier()
+    fast = prepared("bf16", model)
+    dtypes = {name: p.dtype for name, p in fast.module.network.named_parameters()}
+    cast = {name for name, dtype in dtypes.items() if dtype == torch.bfloat16}
+    assert cast == {"stem.0.weight", "stem.0.bias", "maps.weight", "maps.bias"}
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+    assert fast.trunk_dtype == torch.bfloat16
+    assert model.trunk_dtype is None
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fast_maps_are_near_those_of_float32(name: str, channels_last: bool) -> None:
+    exact, fast = classifier(), prepared(name, channels_last=channels_last)
+    found = precision.agreement(exact, fast, [pictures(30), pictures(10)])
+    assert found.images == 40
+    assert found.top1 >= 0.95
+    assert 0.99 < found.cosine < 1
+
+
+def test_float32_is_exact_in_either_memory_format() -> None:
+    found = precision.agreement(classifier(), prepared("fp32", channels_last=True), [pictures(20)])
+    assert found.holds
+    assert found.cosine == pytest.approx(1, abs=1e-6)
+
+
+def test_agreement_counts_what_differs() -> None:
+    model, images = classifier(), pictures(40)
+    other = classifier()
+    with torch.no_grad():
+        other.module.network.head.weight.mul_(-1)  # type: ignore[operator, union-attr]
+    maps, predicted = precision.heatmaps(model, images)
+    others, changed = precision.heatmaps(other, images, predicted)
+    alive = (maps.amax(dim=1) > 0) & (others.amax(dim=1) > 0)
+    cosine = nn.functional.cosine_similarity(maps, others)[alive].mean()
+    found = precision.agreement(model, other, list(images.split(16)))
+    assert found.top1 == pytest.approx(float((predicted == changed).float().mean()))
+    assert found.cosine == pytest.approx(float(cosine), abs=1e-6)
+    assert not found.holds
+
+
+@pytest.mark.parametrize(
+    ("top1", "cosine", "holds"),
+    [(1, 1, True), (0.99, 0.99, True), (0.98, 1, False), (1, 0.98, False), (1, math.nan, False)],
+)
+def test_a_precision_is_taken_only_where_it_agrees(top1: float, cosine: float, holds: bool) -> None:
+    assert Agreement(top1, cosine, 128).holds is holds
+
+
+def test_a_model_that_calls_view_is_not_run_channels_last() -> None:
+    class Views(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            """Logits (N, 5)."""
+            maps = self.stem(images)
+            maps = maps.view(len(maps), -1).view(len(maps), 8, SIDE, SIDE)
+            logits: Tensor = self.head(self.maps(maps).mean(dim=(2, 3)))
+            return logits
+
+    assert precision.takes_channels_last(classifier())
+    assert not precision.takes_channels_last(classifier(Views()))
+
+
+def test_pictures_come_in_the_memory_format_of_the_model() -> None:
+    images = pictures(2)
+    for channels_last in (False, True):
+        model = replace(classifier(), channels_last=channels_last)
+        wanted = torch.channels_last if channels_last else torch.contiguous_format
+        assert model.input(images).is_contiguous(memory_format=wanted)
+
+
+def test_a_compiled_trunk_says_the_same() -> None:
+    found = precision.agreement(classifier(), prepared("fp32", compiled=True), [pictures(8)])
+    assert found.top1 == 1
+    assert found.cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_hardware_without_fast_numbers_runs_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tells, wanted in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda tells=tells: tells)
+        assert precision.fastest(torch.device("cpu")) == wanted
+    assert precision.fastest(torch.device("meta")) == "fp32"
