@@ -1,8 +1,8 @@
 """In which numbers and memory format the trunk of a model runs, and how much that changes.
 
-The trunk is what runs up to the explained layer. In bfloat16 or float16 it runs under autocast,
-with the weights of its convolutions and linear layers cast once; the head, all gradients and all
-statistics stay float32.
+The trunk is what runs up to the explained layer. Its batch norms are folded into convolutions. In
+bfloat16 or float16 it runs under autocast, with the weights of its convolutions and linear layers
+cast once; the head, all gradients and all statistics stay float32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipeline import cam
 from pipeline.model import Classifier, layer
+from pipeline.model.fold import fold_batch_norms
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_TOP1, LEAST_COSINE = 0.99, 0.99
@@ -59,6 +60,8 @@ def prepared(
 ) -> Classifier:
     """A classifier whose trunk runs as wanted; the given one stays as it is.
 
+    What shares weights with the head, or computes its own, is not cast but left to autocast.
+
     Args:
         classifier: as loaded, float32.
         precision: a key of DTYPES.
@@ -66,9 +69,13 @@ def prepared(
         compiled: torch.compile the trunk, at the first batch.
     """
     dtype = DTYPES[precision]
+    if dtype is None and not channels_last and not compiled:
+        return classifier
+    names = trunk(classifier)  # also lets weights that are computed anew be copied
     module = copy.deepcopy(classifier.module)
     ready = replace(classifier, module=module, trunk_dtype=dtype, channels_last=channels_last)
-    names = trunk(classifier)
+    foldable = set(names) - {classifier.layer_name}  # what the layer gives is explained
+    fold_batch_norms(module, foldable, classifier.input(_pattern(classifier)))
     if channels_last:
         for each in module.modules():
             if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):
@@ -96,7 +103,7 @@ def takes_channels_last(classifier: Classifier) -> bool:
     """Whether the model can be explained in that memory format; one that calls view() may not."""
     ready = prepared(classifier, "fp32", channels_last=True, compiled=False)
     try:
-        heatmaps(ready, _blank(classifier))
+        heatmaps(ready, _pattern(classifier))
     except RuntimeError:
         return False
     return True
@@ -104,7 +111,7 @@ def takes_channels_last(classifier: Classifier) -> bool:
 
 def trunk(classifier: Classifier) -> list[str]:
     """Names of the modules that are done when the explained layer is, that layer among them."""
-    pictures = classifier.input(_blank(classifier))
+    pictures = classifier.input(_pattern(classifier))
     done = [seen.name for seen in layer.survey(classifier.module, pictures)]
     at = done.index(classifier.layer_name)
     after = set(done[at + 1 :])
@@ -148,10 +155,9 @@ def heatmaps(
     return cam.normalise(maps)[0].flatten(1), predicted
 
 
-def _blank(classifier: Classifier) -> Tensor:
-    """Two black pictures (2, 3, H, W) uint8, on the model's device."""
-    device = next(classifier.module.parameters()).device
-    return torch.zeros(2, 3, *classifier.preprocess.crop, dtype=torch.uint8, device=device)
+def _pattern(classifier: Classifier) -> Tensor:
+    """Two pictures (2, 3, H, W) uint8, on the model's device."""
+    return classifier.preprocess.pattern().to(next(classifier.module.parameters()).device)
 
 
 def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:
@@ -165,9 +171,8 @@ def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:
     }
     for name in names:
         module = modules[name]
-        own = {id(parameter) for parameter in module.parameters()}
-        parametrised = any(True for _ in module.children())
-        if isinstance(module, CAST) and not parametrised and not own & shared:
+        own = dict(module.named_parameters(recurse=False))  # no weight that is computed anew
+        if isinstance(module, CAST) and "weight" in own and not shared & set(map(id, own.values())):
             module.to(dtype)
 
 

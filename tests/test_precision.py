@@ -92,16 +92,42 @@ def test_float32_is_exact_in_either_memory_format() -> None:
     assert found.cosine == pytest.approx(1, abs=1e-6)
 
 
+def test_batch_norms_of_the_trunk_are_folded_away() -> None:
+    network = prepared("fp32", channels_last=True).module.network
+    assert isinstance(network.get_submodule("stem.1"), nn.Identity)
+    assert "stem.0.bias" in dict(network.named_parameters())
+
+
+class Twice(Net):
+    """What the convolution gives is used before the batch norm, too."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 5)."""
+        first = self.stem[0](self.tied(images))
+        maps = self.maps((self.stem[1](first) + first).relu())
+        logits: Tensor = self.head(maps.mean(dim=(2, 3)))
+        return logits
+
+
+def test_a_batch_norm_that_cannot_be_folded_stays() -> None:
+    for net, layer_name in ((Twice(), "maps"), (Net(), "stem.0")):  # stem.0 itself is explained
+        nn.init.uniform_(net.get_parameter("stem.1.weight"), 1, 2)
+        model = replace(classifier(net), layer_name=layer_name)
+        fast = prepared("fp32", model, channels_last=True)
+        assert isinstance(fast.module.network.get_submodule("stem.1"), nn.BatchNorm2d)
+        assert precision.agreement(model, fast, [pictures(10)]).cosine > 0.999999
+
+
 def test_agreement_counts_what_differs() -> None:
     model, images = classifier(), pictures(40)
     other = classifier()
     with torch.no_grad():
-        other.module.network.head.weight.mul_(-1)  # type: ignore[operator, union-attr]
+        other.module.network.get_parameter("head.weight").mul_(-1)
     maps, predicted = precision.heatmaps(model, images)
     others, changed = precision.heatmaps(other, images, predicted)
     alive = (maps.amax(dim=1) > 0) & (others.amax(dim=1) > 0)
     cosine = nn.functional.cosine_similarity(maps, others)[alive].mean()
-    found = precision.agreement(model, other, list(images.split(16)))
+    found = precision.agreement(model, other, [images[:16], images[16:]])
     assert found.top1 == pytest.approx(float((predicted == changed).float().mean()))
     assert found.cosine == pytest.approx(float(cosine), abs=1e-6)
     assert not found.holds
@@ -140,6 +166,19 @@ def test_a_compiled_trunk_says_the_same() -> None:
     found = precision.agreement(classifier(), prepared("fp32", compiled=True), [pictures(8)])
     assert found.top1 == 1
     assert found.cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_weights_that_are_computed_are_left_to_autocast() -> None:
+    net = Net()
+    nn.utils.parametrizations.weight_norm(net.maps)
+    nn.utils.weight_norm(net.stem[0])
+    net(torch.randn(1, 3, SIDE, SIDE))  # leaves a weight with a graph, which cannot be copied
+    model = classifier(net)
+    fast = prepared("bf16", model)
+    maps = fast.module.network.get_submodule("maps")
+    assert {parameter.dtype for parameter in maps.parameters()} == {torch.float32}
+    found = precision.agreement(model, fast, [pictures(20)])
+    assert found.cosine > 0.99
 
 
 def test_hardware_without_fast_numbers_runs_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
     module = Network(built.module.to(device), config.output).eval()
     fitting = _preprocess(config.preprocess, built)
-    pictures = fitting.normalise(_any_pictures(fitting).to(device))
+    pictures = fitting.normalise(fitting.pattern().to(device))
     logits = _logits(module, pictures[:1])
     target = layer.find(config.target_layer, module, pictures)
     return Classifier(
@@ -124,13 +124,6 @@ def _preprocess(wanted: PreprocessConfig, built: zoo.Built) -> Preprocess:
         std=says.std if wanted.std is None else wanted.std,
         interpolation=wanted.interpolation or says.interpolation,
     )
-
-
-def _any_pictures(fitting: Preprocess) -> Tensor:
-    """(2, 3, h, w) uint8, with some contrast: a model may divide by the picture's own spread."""
-    height, width = fitting.crop
-    values = (torch.arange(3 * height * width) % 256).to(torch.uint8).view(3, height, width)
-    return torch.stack([values, 255 - values])
 
 
 @torch.no_grad()

@@ -59,6 +59,15 @@ class Preprocess:
         # Rows, columns, channels in memory, as it came: no copy is needed for channels-last models.
         return cropped.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
+    def pattern(self) -> Tensor:
+        """(2, 3, height, width) uint8 for trials of a model: they differ everywhere.
+
+        They have some contrast, as a model may divide by the picture's own spread.
+        """
+        height, width = self.crop
+        values = (torch.arange(3 * height * width) % 256).to(torch.uint8).view(3, height, width)
+        return torch.stack([values, 255 - values])
+
     def colours(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) uint8 with the number of channels that the model wants.
 

@@ -74,6 +74,7 @@ def run(config: Config, journal: Journal) -> None:
         ConfigError: settings that differ from those the run was begun with.
         DataError: a dataset that cannot be listed.
     """
+    keep_memory()
     job = prepare(config, journal)
     setup = job.plan.setup
     missing = store.missing_shards(job.run, setup)
@@ -96,7 +97,6 @@ def prepare(config: Config, journal: Journal) -> Job:
         ConfigError, DataError: as `run`.
     """
     folder, device = RunFolder(config.folder), pick_device(config.device)
-    keep_memory()
     journal.attempt.device = str(device)
     journal.warnings.clear()
     source = open_source(config.dataset, config.data.max_pixels)
