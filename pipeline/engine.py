@@ -7,18 +7,37 @@ cost a small model a tenth of its speed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import cam, focus
+from pipeline.batching import Halving
 from pipeline.model import Classifier
 from pipeline.model.network import MULTILABEL
 from pipeline.schema import TOP
 
 NO_LABEL = -1
 PROJECTION_SEED = 20170
+
+
+@contextmanager
+def explaining(classifier: Classifier, method: str, dimensions: int) -> Iterator[Halving]:
+    """explain(images, labels, objects) of a batch, while the classifier's graph is cut.
+
+    Args:
+        classifier: whose layer is explained.
+        method: a key of cam.METHODS.
+        dimensions: of the embedding, where the layer has more channels.
+    """
+    matrix = projection(classifier.channels, dimensions, classifier.device)
+    with classifier.cut_graph() as forward:
+        yield Halving(partial(explain, forward, classifier, method=method, projection=matrix))
 
 
 def explain(

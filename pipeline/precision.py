@@ -157,7 +157,7 @@ def heatmaps(
 
 def _pattern(classifier: Classifier) -> Tensor:
     """Two pictures (2, 3, H, W) uint8, on the model's device."""
-    return classifier.preprocess.pattern().to(next(classifier.module.parameters()).device)
+    return classifier.preprocess.pattern().to(classifier.device)
 
 
 def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:

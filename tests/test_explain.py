@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import write_images
 
-from pipeline import cam, ops, precision, store
+from pipeline import cam, ops, plan, precision, store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.precision import Agreement
@@ -106,8 +106,8 @@ def test_a_small_dataset_runs_in_float32(settings: Settings) -> None:
 def test_a_fast_precision_is_taken_where_it_agrees_and_kept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, agrees: bool
 ) -> None:
-    monkeypatch.setattr(explain, "WORTH", 0)
-    monkeypatch.setattr(explain, "COMPARED", 24)
+    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(plan, "COMPARED", 24)
     monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
     if not agrees:
         monkeypatch.setattr(precision, "agreement", lambda *_: Agreement(0.9, 1.0, 24))

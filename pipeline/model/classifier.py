@@ -52,6 +52,12 @@ class Classifier:
         return self.module.network.get_submodule(self.layer_name)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the map."""
         return self.layout.rows, self.layout.columns
