@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data._utils.pin_memory import pin_memory as pin
 
 from pipeline.config import CustomDataset, HuggingFaceDataset, ImageFolder
 from pipeline.dataset import (
@@ -263,6 +264,32 @@ class TestLoader:
         assert (batch.indices, batch.sizes, batch.objects) == ([], [], None)
         assert batch.errors == [(3, "x"), (4, "y")]
         assert isinstance(batch.images, Tensor)
+
+    def test_a_batch_is_stacked_as_its_pictures_lie_in_memory(self) -> None:
+        pictures = [FIT(np.full((9, 7, 3), i, np.uint8)) for i in range(3)]
+        batch = collate([Sample(i, picture) for i, picture in enumerate(pictures)])
+        assert torch.equal(batch.images, torch.stack(pictures))
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+    def test_the_loader_pins_a_batch_in_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a GPU nothing can be pinned; here a copy stands for it."""
+        pinned: list[Tensor] = []
+
+        def pin_memory(self: Tensor) -> Tensor:
+            pinned.append(self)
+            return self.clone()
+
+        monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+        image = torch.zeros(3, 2, 2, dtype=torch.uint8)
+        for objects in (None, torch.ones(2, 2)):
+            pinned.clear()
+            batch = collate([Sample(0, image, object=objects), Sample(1, error="x")])
+            found = pin(batch)
+            assert isinstance(found, Batch)
+            assert found is not batch
+            assert torch.equal(found.images, batch.images)
+            assert found.errors == batch.errors
+            assert len(pinned) == (1 if objects is None else 2)
 
     def test_an_object_is_fitted_as_its_picture(self) -> None:
         marked = np.zeros((20, 20), np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,8 @@ CATS = range(281, 286)
 HEAD = (0.28, 0.05, 0.85, 0.80)
 """Where the cat's head is in its photograph: x0, y0, x1, y1, as shares of the sides, by eye."""
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "retina", "motorcycle_left")
+ARTEFACTS = Path(__file__).parent.parent / "outputs" / "test-artefacts"
+"""Pictures that are left to be looked at."""
 Pixels = NDArray[np.uint8]
 
 
@@ -65,12 +66,12 @@ def fitted(model: Classifier, pictures: list[Pixels]) -> list[Tensor]:
     return [whole[at : at + 32] for at in range(0, len(whole), 32)]
 
 
-def test_a_cat_is_seen_as_a_cat_by_its_head(lite0: Classifier, tmp_path: Path) -> None:
+def test_a_cat_is_seen_as_a_cat_by_its_head(lite0: Classifier) -> None:
     pixels = photograph("chelsea")
     seen = lite0.preprocess.fit(pixels)
     maps, classes = precision.heatmaps(lite0, seen[None])
     heatmap = maps.view(lite0.grid).numpy()
-    draw(seen.permute(1, 2, 0).numpy(), heatmap, artefacts(tmp_path) / "cat.png")
+    draw(seen.permute(1, 2, 0).numpy(), heatmap, ARTEFACTS / "cat.png")
     assert int(classes) in CATS
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     x, y = in_photograph((column + 0.5) / lite0.grid[1], (row + 0.5) / lite0.grid[0], pixels)
@@ -108,17 +109,11 @@ def in_photograph(x: float, y: float, pixels: Pixels) -> tuple[float, float]:
     return ((width - crop) / 2 + x * crop) / width, ((height - crop) / 2 + y * crop) / height
 
 
-def artefacts(folder: Path | None) -> Path:
-    """Where pictures are left to be looked at: ARTEFACTS in the environment, or the test's own."""
-    path = Path(os.environ.get("ARTEFACTS") or folder or ".")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def draw(seen: Pixels, heatmap: NDArray[np.float32], path: Path) -> None:
     """The picture, and beside it the heatmap laid over."""
     size = (seen.shape[1], seen.shape[0])
     levels = np.uint8(255 * cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR))
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     overlay = cv2.addWeighted(seen, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.hstack([seen, overlay])[..., ::-1])
