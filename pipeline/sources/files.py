@@ -68,15 +68,16 @@ def image_folder(config: ImageFolder, max_pixels: int) -> Source:
         else:
             ignored[printable(suffix) or "without suffix"] += 1
     names.sort()
-    folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
-    labels = [folder and printable(folder) for folder in folders]
-    empty = sorted({path.name for path in _folders(root)} - set(folders))
+    label_of = {path.name: printable(path.name) for path in _folders(root)}
+    labels = [label_of[name.split("/", 1)[0]] if "/" in name else None for name in names]
+    used = set(labels)
+    empty = sorted(name for name, label in label_of.items() if label not in used)
     named = ", ".join(map(printable, empty[:10])) + (", ..." if len(empty) > 10 else "")
     note = f"{len(empty)} folders without an image are no classes: {named}"
     return Source(
         image_ids=[printable(name) for name in names],
         labels=labels,
-        read=partial(_read, [str(root / name) for name in names], max_pixels),
+        read=partial(_read, root, names, max_pixels),
         class_names=distinct(labels),
         ignored=dict(sorted(ignored.items(), key=lambda item: (-item[1], item[0]))),
         warnings=[note] if empty else [],
@@ -109,10 +110,11 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         labels=labels,
         read=partial(
             _read,
-            [str(root / name) for name in names],
+            root,
+            names,
             max_pixels,
             boxes=_boxes(table, box_columns) if box_columns else None,
-            masks=[name and str(root / name) for name in masks] if masks else None,
+            masks=masks or None,
         ),
         class_names=distinct(labels),
         metadata=table.select(others) if others else None,
@@ -120,18 +122,19 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
 
 
 def _read(
-    files: list[str],
+    root: Path,
+    names: list[str],
     max_pixels: int,
     index: int,
     *,
     boxes: list[tuple[float | None, ...]] | None = None,
     masks: list[str | None] | None = None,
 ) -> Picture:
-    pixels = decode(read_file(Path(files[index])), max_pixels)
+    pixels = decode(read_file(root / names[index]), max_pixels)
     mask = masks[index] if masks else None
     if mask:
         try:
-            marked = decode(read_file(Path(mask)), max_pixels)
+            marked = decode(read_file(root / mask), max_pixels)
         except DecodeError as error:
             raise DecodeError(f"its mask {mask}: {error}") from error
         return Picture(pixels, object_mask(pixels.shape, marked))

@@ -149,7 +149,11 @@ def object_mask(shape: tuple[int, ...], marked: ArrayLike) -> NDArray[np.uint8]:
 
 def printable(text: str) -> str:
     """Text that every file can hold: bytes of a file name that are no UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text  # itself, as there may be millions
 
 
 def describe(error: BaseException) -> str:
