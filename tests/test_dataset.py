@@ -284,7 +284,7 @@ class TestLoader:
         for objects in (None, torch.ones(2, 2)):
             pinned.clear()
             batch = collate([Sample(0, image, object=objects), Sample(1, error="x")])
-            found = pin(batch)
+            found = pin(batch)  # type: ignore[no-untyped-call]
             assert isinstance(found, Batch)
             assert found is not batch
             assert torch.equal(found.images, batch.images)
