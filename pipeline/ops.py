@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import logging
@@ -239,18 +238,6 @@ def pick_device(wanted: str) -> torch.device:
             f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
         ) from error
     return device
-
-
-def keep_memory() -> None:
-    """Let the C library keep what PyTorch frees, for its next batch.
-
-    glibc hands large blocks back to the kernel, which fills them with zeros when they are asked
-    for again; on a CPU that can take as long as a small network. Elsewhere nothing is done.
-    """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if adjust is not None:  # M_MMAP_MAX, M_TRIM_THRESHOLD: mallopt(3)
-        adjust(-4, 0)
-        adjust(-1, 2**31 - 1)
 
 
 def versions() -> dict[str, str]:

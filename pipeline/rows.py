@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -18,45 +16,55 @@ from pipeline.schema import Setup, part_schema
 NOT_FINITE = "the model's logits or heatmap for it are not finite (NaN or infinite)"
 
 
-@dataclass(frozen=True)
 class Explained:
-    """A batch that went through the model: which images, and the columns of `engine.explain`.
+    """A shard on its way through the model, batch by batch: columns of `engine.explain`, errors.
 
-    The columns have a row for each of `indices`, and may still be on their way on the device.
+    Each column is one tensor for the whole shard. Hundreds of small ones that outlive their batch
+    would leave holes in the memory between the large ones that come and go.
     """
 
-    indices: list[int]
-    sizes: list[tuple[int, int]]
-    errors: list[tuple[int, str]]
-    columns: dict[str, Tensor]
+    def __init__(self, n_images: int) -> None:
+        self.n_images = n_images
+        self.indices: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.errors: dict[int, str] = {}
+        self._columns: dict[str, Tensor] = {}
 
-    @classmethod
-    def of(cls, batch: Batch, columns: dict[str, Tensor]) -> Explained:
-        """The batch without its pictures."""
-        return cls(batch.indices, batch.sizes, batch.errors, columns)
+    def add(self, batch: Batch, columns: dict[str, Tensor]) -> None:
+        """Take a batch and its columns, which may still be on their way on the device."""
+        start = len(self.indices)
+        for name, rows in columns.items():
+            if name not in self._columns:
+                self._columns[name] = rows.new_empty((self.n_images, *rows.shape[1:]))
+            self._columns[name][start : start + len(rows)] = rows
+        self.indices += batch.indices
+        self.sizes += batch.sizes
+        self.errors |= dict(batch.errors)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The columns, with a row for each of `indices`."""
+        return {name: rows[: len(self.indices)] for name, rows in self._columns.items()}
 
 
-def shard_table(planned: pa.Table, batches: list[Explained], setup: Setup) -> pa.Table:
+def shard_table(planned: pa.Table, explained: Explained, setup: Setup) -> pa.Table:
     """The part of a shard (part_schema); waits for the device.
 
     Args:
         planned: rows of the plan.
-        batches: of all the planned images.
+        explained: all the planned images.
         setup: of the plan.
     """
-    indices = np.array([index for batch in batches for index in batch.indices], np.int64)
-    errors = {index: text for batch in batches for index, text in batch.errors}
-    tensors = [batch.columns for batch in batches if batch.indices]
+    indices, errors = np.array(explained.indices, np.int64), dict(explained.errors)
     schema = part_schema(setup.grid, setup.embedding_dim)
     columns: dict[str, pa.Array] = {}
-    if tensors:
-        explained = {name: torch.cat([batch[name] for batch in tensors]) for name in tensors[0]}
-        found = engine.statistics(explained)
+    if len(indices):
+        found = engine.statistics(explained.columns)
         valid = found.pop("valid").cpu().numpy()
         errors |= dict.fromkeys(indices[~valid].tolist(), NOT_FINITE)
         columns = {name: _array(rows, schema.field(name).type) for name, rows in found.items()}
         columns["pred"] = pa.array(setup.class_names).take(columns["pred_index"])
-        sizes = np.array([size for batch in batches for size in batch.sizes], np.int32)
+        sizes = np.array(explained.sizes, np.int32)
         columns |= {"image_width": pa.array(sizes[:, 0]), "image_height": pa.array(sizes[:, 1])}
     return _in_planned_order(planned, indices, columns, errors, schema)
 

@@ -309,7 +309,6 @@ def hardware(args: argparse.Namespace) -> dict[str, Any]:
         "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": platform.system(),
-        "keep_memory": args.keep_memory,
         "versions": ops.versions() | peer_versions(),
     }
 
@@ -373,7 +372,6 @@ def memory_growth(args: argparse.Namespace, scratch: Path, argv: list[str]) -> d
 
 def alone(args: argparse.Namespace, scratch: Path) -> int:
     """Peak resident memory in bytes of a process that does nothing but explain the images."""
-    ops.keep_memory()
     bench = make_bench(overrides(args, args.alone, scratch), args.precision[:1])
     with tqdm(total=bench.job.plan.setup.n_images, unit="img", mininterval=0.5) as bar:
         bench.advance = bar.update
@@ -402,12 +400,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--precision", nargs="+", choices=(FP32, BF16), help="default: those the device has")
     add("--images-from", type=Path, metavar="FOLDER", help="JPEGs to take instead of made-up ones")
     add("--override", action="append", default=[], metavar="KEY=VALUE", help="camaudit's settings")
-    add(
-        "--keep-memory",
-        action="store_true",
-        help="let the C library keep freed memory for all sides, as camaudit does in its own "
-        "process; without it all have the default allocator, as the peers in theirs",
-    )
     add("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
     add("--memory", action="store_true", help="only how camaudit's memory grows with the images")
     add("--alone", type=Path, help=argparse.SUPPRESS)  # the child of --memory
@@ -435,8 +427,6 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write what the options say."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    if args.keep_memory:
-        ops.keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="camaudit-benchmark-") as folder:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import write_images
 
-from pipeline import cam, ops, plan, precision, store
+from pipeline import cam, plan, precision, store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.precision import Agreement
@@ -185,9 +185,3 @@ def test_commits_do_not_take_threads_from_the_model() -> None:
         commit(lambda: seen.append(torch.get_num_threads()))
     assert seen == [1]
     assert torch.get_num_threads() == before
-
-
-def test_keeping_memory_does_no_harm_where_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    ops.keep_memory()
-    monkeypatch.setattr("sys.platform", "darwin")
-    ops.keep_memory()

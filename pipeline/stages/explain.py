@@ -19,13 +19,14 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline import dataset, engine, model, plan, rows, store, summary
 from pipeline.batching import Halving
 from pipeline.config import Config
 from pipeline.dataset import Batch
 from pipeline.model import Classifier
-from pipeline.ops import Journal, keep_memory, pick_device, progress
+from pipeline.ops import Journal, pick_device, progress
 from pipeline.rows import Explained
 from pipeline.sources import open_source
 from pipeline.sources.source import Source
@@ -56,7 +57,6 @@ def run(config: Config, journal: Journal) -> None:
         ConfigError: settings that differ from those the run was begun with.
         DataError: a dataset that cannot be listed.
     """
-    keep_memory()
     job = prepare(config, journal)
     setup = job.plan.setup
     missing = store.missing_shards(job.run, setup)
@@ -112,24 +112,24 @@ def explain_shards(job: Job, shards: list[int], advance: Callable[[int], object]
         _in_background() as commit,
     ):
         for shard in shards:
-            explained = []
+            explained = Explained(len(setup.rows(shard)))
             for _ in range(-(-len(setup.rows(shard)) // setup.batch_size)):
                 batch = next(batches)
-                explained.append(_explained(job.device, batch, labels, explain))
+                explained.add(batch, _columns(job.device, batch, labels, explain))
                 advance(len(batch.indices) + len(batch.errors))
             commit(partial(_commit, job, shard, explained))
 
 
-def _explained(
+def _columns(
     device: torch.device, batch: Batch, labels: NDArray[np.int32], explain: Halving
-) -> Explained:
+) -> dict[str, Tensor]:
     """A batch through the model; what it gives may still be on its way on the device."""
     if not batch.indices:
-        return Explained.of(batch, {})
+        return {}
     given = torch.from_numpy(labels[batch.indices].astype(np.int64))
     images = batch.images.to(device, non_blocking=True)
     objects = None if batch.objects is None else batch.objects.to(device, non_blocking=True)
-    return Explained.of(batch, explain(images, given.to(device, non_blocking=True), objects))
+    return explain(images, given.to(device, non_blocking=True), objects)
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
             work.result()
 
 
-def _commit(job: Job, shard: int, explained: list[Explained]) -> None:
+def _commit(job: Job, shard: int, explained: Explained) -> None:
     positions = job.plan.setup.rows(shard)
     planned = job.plan.table.slice(positions[0], len(positions))
     table = rows.shard_table(planned, explained, job.plan.setup)
