@@ -64,9 +64,10 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def fitting(explain: Explain, device: torch.device, size: tuple[int, int]) -> int:
-    """Batch size for a device: on a GPU the largest half of MOST, or half of that, that fits.
+    """Batch size for a device.
 
-    On a CPU the pictures' size alone decides, so that it is the same on all.
+    On a GPU, MOST, halved until it fits. On a CPU the size of the pictures alone decides, so that
+    it is the same on all.
 
     Args:
         explain: takes pictures (N, 3, H, W) uint8 and labels (N,).

@@ -106,17 +106,22 @@ def cut_graph(
             raise LayerError(f"a forward pass goes through it {len(reached)} times, not once")
         return logits, reached.pop()
 
+    with frozen(model), layer.register_forward_hook(begin_graph):
+        yield forward
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients to parameters; both are restored, exception or not."""
     modes = [(module, module.training) for module in model.modules()]
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    handle = layer.register_forward_hook(begin_graph)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.eval()
-        for parameter in frozen:
+        for parameter in learning:
             parameter.requires_grad = False
-        yield forward
+        yield
     finally:
-        handle.remove()
-        for parameter in frozen:
+        for parameter in learning:
             parameter.requires_grad = True
         for module, mode in modes:
             module.training = mode

@@ -119,6 +119,26 @@ def statistics(explained: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def heatmaps(
+    classifier: Classifier, images: Tensor, classes: Tensor | None = None, method: str = "gradcam"
+) -> tuple[Tensor, Tensor]:
+    """Maps alone (N, h*w), divided by their maxima, and predicted classes (N,) of uint8 pictures.
+
+    Args:
+        classifier: whose layer is explained.
+        images: (N, 3, H, W) uint8 on the device.
+        classes: (N,) to be explained; None: those predicted.
+        method: a key of cam.METHODS.
+    """
+    with classifier.cut_graph() as forward:
+        logits, activations = forward(classifier.input(images))
+        predicted = logits.argmax(dim=1)
+        explained = predicted if classes is None else classes
+        (slopes,) = cam.gradients(logits, activations, explained[:, None])
+        maps = cam.METHODS[method](activations.detach(), slopes)
+    return cam.normalise(maps)[0].flatten(1), predicted
+
+
 def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:
     """Probabilities (N, K) of uint8 images (N, 3, H, W), as `explain` computes them."""
     logits, _ = forward(classifier.input(images))

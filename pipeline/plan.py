@@ -119,7 +119,11 @@ def _choose(
         precision.as_decided(classifier, decided | {"precision": name, "compile": False})
         for name in ("fp32", fastest)
     )
-    found = precision.agreement(exact, fast, images)
+    try:
+        found = precision.agreement(exact, fast, images, config.cam.method)
+    except RuntimeError as error:  # an operation that is not there in these numbers
+        log.info("%s cannot run this model, which stays in fp32: %s", fastest, error)
+        return "fp32", {}
     log.info(
         "%s on %d images: %.1f %% of the predictions and %.4f of the heatmaps (cosine) as in fp32",
         *(fastest, found.images, 100 * found.top1, found.cosine),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import cam
+from pipeline import engine
 from pipeline.model import Classifier, layer
 from pipeline.model.fold import fold_batch_norms
 
@@ -77,9 +77,7 @@ def prepared(
     foldable = set(names) - {classifier.layer_name}  # what the layer gives is explained
     fold_batch_norms(module, foldable, classifier.input(_pattern(classifier)))
     if channels_last:
-        for each in module.modules():
-            if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):
-                each.to(memory_format=torch.channels_last)
+        _to_channels_last(module)
     if dtype is not None:
         _cast(module.network, names, dtype)
     if compiled:
@@ -101,9 +99,11 @@ def as_decided(classifier: Classifier, decided: dict[str, Any]) -> Classifier:
 
 def takes_channels_last(classifier: Classifier) -> bool:
     """Whether the model can be explained in that memory format; one that calls view() may not."""
-    ready = prepared(classifier, "fp32", channels_last=True, compiled=False)
+    module = copy.deepcopy(classifier.module)
+    _to_channels_last(module)
+    changed = replace(classifier, module=module, channels_last=True)
     try:
-        heatmaps(ready, _pattern(classifier))
+        engine.heatmaps(changed, _pattern(classifier))
     except RuntimeError:
         return False
     return True
@@ -118,17 +118,20 @@ def trunk(classifier: Classifier) -> list[str]:
     return [name for name in dict.fromkeys(done[: at + 1]) if name not in after]
 
 
-def agreement(exact: Classifier, fast: Classifier, batches: list[Tensor]) -> Agreement:
+def agreement(
+    exact: Classifier, fast: Classifier, batches: list[Tensor], method: str = "gradcam"
+) -> Agreement:
     """What two preparations of one model say about the same pictures.
 
     Args:
         exact, fast: the two, on the device of the batches.
         batches: pictures (N, 3, H, W) uint8, as the model sees them.
+        method: a key of cam.METHODS.
     """
     same, cosines = [], []
     for images in batches:
-        wanted, classes = heatmaps(exact, images)
-        found, others = heatmaps(fast, images, classes)
+        wanted, classes = engine.heatmaps(exact, images, method=method)
+        found, others = engine.heatmaps(fast, images, classes, method)
         same.append(classes == others)
         alive = (wanted.amax(dim=1) > 0) & (found.amax(dim=1) > 0)
         cosines.append(F.cosine_similarity(wanted, found)[alive])
@@ -139,25 +142,15 @@ def agreement(exact: Classifier, fast: Classifier, batches: list[Tensor]) -> Agr
     )
 
 
-def heatmaps(
-    classifier: Classifier, images: Tensor, classes: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Grad-CAM (N, h*w), divided by its maximum, and predicted classes (N,) of uint8 pictures.
-
-    classes (N,) are explained; None: those predicted.
-    """
-    with classifier.cut_graph() as forward:
-        logits, activations = forward(classifier.input(images))
-        predicted = logits.argmax(dim=1)
-        explained = predicted if classes is None else classes
-        (slopes,) = cam.gradients(logits, activations, explained[:, None])
-        maps = cam.gradcam(activations.detach(), slopes)
-    return cam.normalise(maps)[0].flatten(1), predicted
-
-
 def _pattern(classifier: Classifier) -> Tensor:
     """Two pictures (2, 3, H, W) uint8, on the model's device."""
     return classifier.preprocess.pattern().to(classifier.device)
+
+
+def _to_channels_last(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):
+            each.to(memory_format=torch.channels_last)
 
 
 def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -93,6 +93,9 @@ class Setup:
             KeyError, ValueError, TypeError: where it holds no setup of this version.
         """
         values = json.loads((metadata or {})[METADATA_KEY])
+        lacking = {field.name for field in fields(cls)} - set(values)
+        if lacking:
+            raise KeyError(", ".join(sorted(lacking)))
         values["grid"] = tuple(values["grid"])
         return cls(**values)
 

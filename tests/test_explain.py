@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import write_images
@@ -18,7 +20,9 @@ from conftest import write_images
 from pipeline import cam, plan, precision, store
 from pipeline.__main__ import audit
 from pipeline.config import Config
+from pipeline.errors import ConfigError
 from pipeline.precision import Agreement
+from pipeline.schema import METADATA_KEY
 from pipeline.stages import explain
 from pipeline.store import RunFolder
 
@@ -124,6 +128,51 @@ def test_a_fast_precision_is_taken_where_it_agrees_and_kept(
     audit(config)
     assert engine_of(config) == found
     assert parts(config).equals(before)
+
+
+def test_a_model_that_has_no_fast_numbers_runs_in_float32(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
+
+    def refuse(*_: object) -> Agreement:
+        raise RuntimeError('"fft" not implemented for BFloat16')
+
+    monkeypatch.setattr(precision, "agreement", refuse)
+    caplog.set_level(logging.INFO)
+    config = settings()
+    audit(config)
+    assert engine_of(config)["precision"] == "fp32"
+    assert 'bf16 cannot run this model, which stays in fp32: "fft" not' in caplog.text
+
+
+def test_the_comparison_is_by_the_method_in_use(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
+    seen: list[object] = []
+
+    def note(*arguments: object) -> Agreement:
+        seen.append(arguments[-1])
+        return Agreement(1.0, 1.0, 24)
+
+    monkeypatch.setattr(precision, "agreement", note)
+    audit(settings("cam=hirescam"))
+    assert seen == ["hirescam"]
+
+
+def test_a_plan_of_an_older_version_is_refused_in_words(settings: Settings) -> None:
+    config = settings()
+    audit(config)
+    path = RunFolder(config.folder).plan
+    table = pq.read_table(path)
+    content = json.loads(table.schema.metadata[METADATA_KEY])
+    del content["measured"]
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(content)}), path)
+    with pytest.raises(ConfigError, match="was not written by this version; start a new run_id"):
+        audit(config)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])

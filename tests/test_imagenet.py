@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import model, precision
+from pipeline import engine, model, precision
 from pipeline.decode import to_rgb
 from pipeline.model import Classifier
 
@@ -69,7 +69,7 @@ def fitted(model: Classifier, pictures: list[Pixels]) -> list[Tensor]:
 def test_a_cat_is_seen_as_a_cat_by_its_head(lite0: Classifier) -> None:
     pixels = photograph("chelsea")
     seen = lite0.preprocess.fit(pixels)
-    maps, classes = precision.heatmaps(lite0, seen[None])
+    maps, classes = engine.heatmaps(lite0, seen[None])
     heatmap = maps.view(lite0.grid).numpy()
     draw(seen.permute(1, 2, 0).numpy(), heatmap, ARTEFACTS / "cat.png")
     assert int(classes) in CATS
@@ -97,7 +97,7 @@ def test_bfloat16_decides_otherwise_only_where_float32_wavers(lite0: Classifier)
     first, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(dim=1)
     sure = first - second > 0.1
     assert sure.sum() > 100
-    others = torch.cat([precision.heatmaps(fast, images)[1] for images in batches])
+    others = torch.cat([engine.heatmaps(fast, images)[1] for images in batches])
     same = logits.argmax(dim=1) == others
     assert same[sure].float().mean() >= precision.LEAST_TOP1
 

@@ -91,6 +91,8 @@ PLAIN = body("return self.head(self.conv(x))")
             "self.gate = nn.Conv2d(4, 4, 1)",
             "conv",
         ),
+        # The model writes into its input.
+        ("x -= 0.5; return self.head(self.conv(x.mul_(2)))", "", "conv"),
         # The model divides by the spread of each channel, which a blank picture has not.
         ("return self.head(self.conv(x / x.std((2, 3), keepdim=True)))", "", "conv"),
     ],
@@ -105,6 +107,8 @@ def test_auto_on_ones_own_model(forward: str, layers: str, wanted: str, tmp_path
         ("return {'logits': self.head(self.conv(x)), 'features': x}", "multiclass"),
         ("return {'scores': self.head(self.conv(x)), 'features': x}", "multiclass"),
         ("return self.head(self.conv(x)), x", "multiclass"),
+        ("y = self.head(self.conv(x)); return [y, 2 * y, None]", "multiclass"),  # a second head
+        ("y = self.head(self.conv(x)); return {'scores': y, 'loss': y.mean()}", "multiclass"),
         (
             "from types import SimpleNamespace as S; return S(logits=self.head(self.conv(x)))",
             "multiclass",
@@ -156,9 +160,15 @@ def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None
     [
         ("return self.fc(x.mean(dim=(2, 3)) @ torch.ones(3, 4))", "auto finds no map that feeds"),
         ("return [x, self.head(self.conv(x))]", r"output is \(1, 3, 16, 16\), not \(batch, 2 or"),
-        ("return {'a': self.conv(x)}", "a mapping of a: none is called logits"),
-        ("y = self.head(self.conv(x)); return {'a': y, 'b': y}", "a mapping of a, b: none is"),
-        ("return str(self.head(self.conv(x)))", "output is a str, which holds no logits"),
+        ("return {'a': self.conv(x)}", r"output is a dict of \['a'\]: what of it"),
+        ("y = self.head(self.conv(x)); return {'a': y, 'b': y}", r"dict of \['a', 'b'\]"),
+        (
+            "y = self.conv(x); return y.mean((2, 3)), self.head(y)",
+            r"tuple of \[\(1, 4\), \(1, 3\)\]",
+        ),
+        ("return self.head(self.conv(x)), 'name', x.mean((2, 3))[:, :2]", "not clear"),
+        ("return ()", r"output is a tuple of \[\]: what of it are the logits is not clear"),
+        ("return str(self.head(self.conv(x)))", r"output is a str of \[\]: what of it"),
         ("return self.head(self.conv(x))[:, :1]", "one logit per image; set model.output=binary"),
         ("return self.head(self.conv(x))[:, 0]", "one logit per image; set model.output=binary"),
         ("return self.conv(x)", r"output is \(1, 4, 14, 14\), not \(batch, 2 or more classes\)"),

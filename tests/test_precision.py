@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import precision
+from pipeline import engine, precision
 from pipeline.cam import CHANNELS_FIRST, Layout
 from pipeline.model import Classifier
 from pipeline.model.network import Network
@@ -123,8 +123,8 @@ def test_agreement_counts_what_differs() -> None:
     other = classifier()
     with torch.no_grad():
         other.module.network.get_parameter("head.weight").mul_(-1)
-    maps, predicted = precision.heatmaps(model, images)
-    others, changed = precision.heatmaps(other, images, predicted)
+    maps, predicted = engine.heatmaps(model, images)
+    others, changed = engine.heatmaps(other, images, predicted)
     alive = (maps.amax(dim=1) > 0) & (others.amax(dim=1) > 0)
     cosine = nn.functional.cosine_similarity(maps, others)[alive].mean()
     found = precision.agreement(model, other, [images[:16], images[16:]])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -138,19 +139,17 @@ def find(wanted: str, module: Network, pictures: Tensor) -> Target:
         seen = [output for output in survey(module, pictures) if output.name == wanted]
         if len(seen) != 1:
             raise LayerError(f"a forward pass goes through it {len(seen)} times, not once")
-        if seen[0].layout is None:
-            raise LayerError(seen[0].reason)
-        activations, _ = _trial(module, wanted, seen[0].layout, pictures)
+        target = _target(module, seen[0], pictures)
         with _no_weight_zero(module):
             unfed = _unfed(module, seen, pictures)
-        if unfed and seen[0].layout.kind == TOKENS:
+        if unfed and target.layout.kind == TOKENS:
             raise LayerError(
                 "the model's output does not hang on its patch tokens, as is so after the last "
                 "attention; name a layer before it, such as the normalisation of the last block"
             )
     except Exception as error:
         raise ConfigError(f"model.target_layer: {wanted!r} cannot be explained: {error}") from error
-    return Target(wanted, seen[0].layout, activations.shape[1])
+    return target
 
 
 def auto(module: Network, pictures: Tensor) -> Target:
@@ -168,20 +167,19 @@ def auto(module: Network, pictures: Tensor) -> Target:
     with _no_weight_zero(module):
         outputs = survey(module, pictures)
         unfed = _unfed(module, outputs, pictures)
-        names = [output.name for output in outputs]
+        times = Counter(output.name for output in outputs)
         usable = [
             output
             for output in reversed(outputs)
-            if output.computes and names.count(output.name) == 1 and output.name not in unfed
+            if output.computes and times[output.name] == 1 and output.name not in unfed
         ]
         free = _difference(module, pictures)
         # Of tokens, projections come last: queries, keys and values are no map of what was seen.
         for output in sorted(usable, key=lambda output: output.projects):
             feeds_a_class_token = output.has_prefix and output.normalises
             if feeds_a_class_token or _difference(module, pictures, output.name) <= 1e-3 * free:
-                target = _target(module, output, pictures)
-                if target:
-                    return target
+                with suppress(LayerError):
+                    return _target(module, output, pictures)
     raise ConfigError(
         "model.target_layer: auto finds no map that feeds the model's output; name a layer that "
         "gives (batch, channels, rows, columns), (batch, rows, columns, channels) or "
@@ -197,7 +195,7 @@ def survey(module: Network, pictures: Tensor) -> list[Output]:
         for name, layer in module.network.named_modules():
             if name:
                 hooks.enter_context(layer.register_forward_hook(partial(found.note, name)))
-        module(pictures)
+        module(pictures.clone())  # a model may write into its input
     return found.outputs
 
 
@@ -214,7 +212,8 @@ def _difference(module: Network, pictures: Tensor, held: str | None = None) -> f
         if held is not None:
             layer = module.network.get_submodule(held)
             hooks.enter_context(layer.register_forward_hook(keep))
-        return float((module(pictures[:1]) - module(pictures[1:])).abs().max())
+        first, second = module(pictures[:1].clone()), module(pictures[1:].clone())
+    return float((first - second).abs().max())
 
 
 def _unfed(module: Network, outputs: list[Output], pictures: Tensor) -> set[str]:
@@ -231,10 +230,11 @@ def _unfed(module: Network, outputs: list[Output], pictures: Tensor) -> set[str]
             given[name] = output
 
     with ExitStack() as hooks, torch.inference_mode(mode=False), torch.enable_grad():
+        hooks.enter_context(cam.frozen(module))
         for name in layouts:
             layer = module.network.get_submodule(name)
             hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
-        logits = module(pictures.clone().requires_grad_())
+        logits = module(pictures.clone().requires_grad_().clone())  # no leaf: it may be written to
         best = logits.amax(dim=1).sum()
         if not best.requires_grad or not given:
             return set()
@@ -249,22 +249,19 @@ def _unfed(module: Network, outputs: list[Output], pictures: Tensor) -> set[str]
     return unfed
 
 
-def _target(module: Network, output: Output, pictures: Tensor) -> Target | None:
-    """The layer, after a trial of its gradients; None where that fails."""
-    assert output.layout is not None
-    try:
-        activations, _ = _trial(module, output.name, output.layout, pictures)
-    except LayerError:
-        return None
+def _target(module: Network, output: Output, pictures: Tensor) -> Target:
+    """The layer, after a trial of its gradients.
+
+    Raises:
+        LayerError: where it gives no map, or does not feed the model's output.
+    """
+    if output.layout is None:
+        raise LayerError(output.reason)
+    layer = module.network.get_submodule(output.name)
+    with cam.cut_graph(module, layer, output.layout) as forward:
+        logits, activations = forward(pictures.clone())
+        cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
     return Target(output.name, output.layout, activations.shape[1])
-
-
-def _trial(module: Network, name: str, layout: Layout, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations (2, C, h, w) and the gradients of the predicted logits (2, C, h, w)."""
-    with cam.cut_graph(module, module.network.get_submodule(name), layout) as forward:
-        logits, activations = forward(pictures)
-        (slopes,) = cam.gradients(logits, activations, logits.argmax(dim=1, keepdim=True))
-    return activations.detach(), slopes
 
 
 @contextmanager

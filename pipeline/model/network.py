@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ class Network(nn.Module):
     """A classifier whose forward gives logits (N, K), whatever its own gives.
 
     Its own may give them as they are, as `.logits`, in a mapping under "logits" or as its only
-    entry of the right shape, or first in a tuple. Of a binary classifier, z becomes (-z/2, z/2),
+    entry of their shape, or first in a tuple. Of a binary classifier, z becomes (-z/2, z/2),
     whose softmax is (1 - sigmoid(z), sigmoid(z)), so that both classes can be explained.
     """
 
@@ -52,18 +52,33 @@ def _logits(output: object) -> Tensor:
     if isinstance(output, Tensor):
         return output
     logits = getattr(output, "logits", None)
+    if isinstance(output, Mapping):
+        logits = output.get("logits", _only(list(output.values())))
+    elif isinstance(output, tuple | list):
+        logits = _first(output)
     if isinstance(logits, Tensor):
         return logits
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return output[0]
-    if isinstance(output, Mapping):
-        found = [value for value in output.values() if isinstance(value, Tensor) and value.ndim < 3]
-        if isinstance(output.get("logits"), Tensor) or len(found) == 1:
-            logits = output.get("logits", *found)
-            assert isinstance(logits, Tensor)
-            return logits
-        raise ConfigError(
-            f"the model's output is a mapping of {', '.join(map(str, output))}: none is called "
-            "logits, and more than one could be, or none"
-        )
-    raise ConfigError(f"the model's output is a {type(output).__name__}, which holds no logits")
+    parts = list(output) if isinstance(output, Mapping | tuple | list) else []
+    told = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
+    raise ConfigError(
+        f"the model's output is a {type(output).__name__} of {told}: what of it are the logits is "
+        "not clear; let a factory of your own return them alone (model=custom)"
+    )
+
+
+def _only(values: list[object]) -> Tensor | None:
+    """The only tensor that may be logits, (N,) or (N, K)."""
+    found = [value for value in values if isinstance(value, Tensor) and value.ndim in (1, 2)]
+    return found[0] if len(found) == 1 else None
+
+
+def _first(values: Sequence[object]) -> Tensor | None:
+    """The first value, if no other of as many dimensions has another width.
+
+    A second head, for training, has the classes of the first; features beside the logits do not.
+    """
+    first = next(iter(values), None)
+    if not isinstance(first, Tensor):
+        return None
+    widths = {v.shape[1:] for v in values if isinstance(v, Tensor) and v.ndim == first.ndim}
+    return first if len(widths) == 1 else None
