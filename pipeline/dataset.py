@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, some
 from pipeline.schema import Setup, plan_schema
 from pipeline.sources.source import Picture, Source, numbered
 from pipeline.sources.source import describe as describe  # noqa: PLC0414 - the report's too
@@ -47,7 +47,7 @@ def match_classes(
     if len(model_names) != n_outputs:
         raise ConfigError(
             f"model.class_names: {len(model_names)} names for {n_outputs} outputs: "
-            f"{_some(model_names)}"
+            f"{some(model_names)}"
         )
     names, labels = numbered(model_names), dataset_names or []
     exact = {name: [index] for index, name in enumerate(names)}
@@ -63,7 +63,7 @@ def match_classes(
     if unknown:
         raise ConfigError(
             f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
-            f"{_some(unknown)}\n  dataset: {_some(labels)}\n  model:   {_some(names)}\n"
+            f"{some(unknown)}\n  dataset: {some(labels)}\n  model:   {some(names)}\n"
             "  set model.class_names to the dataset's names in the order of the model's outputs"
         )
     return names, _one_each(outputs, names), []
@@ -225,10 +225,10 @@ def _by_order(
         return [str(index) for index in range(n_outputs)], {}, [note]
     if len(dataset_names) == n_outputs:
         note = "the model has no class names; its outputs were taken in order as "
-        note += _some(dataset_names)
+        note += some(dataset_names)
         as_text = sorted(dataset_names)
         if all(map(str.isdecimal, as_text)) and as_text != dataset_names:
-            note += f" (torchvision's ImageFolder would sort them as text: {_some(as_text)})"
+            note += f" (torchvision's ImageFolder would sort them as text: {some(as_text)})"
         return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
     if all(_is_output(name, n_outputs) for name in dataset_names):
         note = "the model has no class names; the dataset's numbers were taken as its outputs"
@@ -236,7 +236,7 @@ def _by_order(
         return names, _one_each({name: [int(name)] for name in dataset_names}, names), [note]
     raise ConfigError(
         f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
-        f"{_some(dataset_names)}\n  set model.class_names to the name of each output, in order"
+        f"{some(dataset_names)}\n  set model.class_names to the name of each output, in order"
     )
 
 
@@ -246,7 +246,7 @@ def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]
         if len(found) > 1:
             raise ConfigError(
                 f"the dataset's label {label!r} may be any of the model's classes "
-                f"{_some([names[index] for index in found])}; set model.class_names"
+                f"{some([names[index] for index in found])}; set model.class_names"
             )
     labels_of: dict[int, str] = {}
     for label, (index,) in outputs.items():
@@ -266,7 +266,3 @@ def _folded(name: str) -> str:
 
 def _is_output(name: str, n_outputs: int) -> bool:
     return name.isdecimal() and int(name) < n_outputs
-
-
-def _some(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

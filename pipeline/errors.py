@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class AuditError(Exception):
@@ -44,3 +47,22 @@ def close_names(name: str, names: list[str]) -> str:
     """The end of a message: which of the names there are come close to the one that is not."""
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]
     return f"; close names: {', '.join(close)}" if close else ""
+
+
+def some(names: list[str], most: int = 10) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Whatever a library raises inside, as a ConfigError that begins with `what`."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "its weights are a pickle that could run code; save them as safetensors"
+        elif not isinstance(error, OSError | ValueError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise ConfigError(f"{what}: {reason}") from error

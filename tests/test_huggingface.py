@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from pipeline.config import PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
 from pipeline.model import checkpoint, huggingface, preprocess
+from pipeline.model.built import Built
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.model.zoo import Built
 
 VIT = {
     "hidden_size": 16,

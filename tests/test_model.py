@@ -18,8 +18,8 @@ from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier, classifier
+from pipeline.model.built import timm_preprocess
 from pipeline.model.preprocess import Preprocess
-from pipeline.model.zoo import _timm_preprocess
 
 CPU = torch.device("cpu")
 
@@ -476,7 +476,7 @@ def test_timm_may_squash_the_picture(mode: str, wanted: object) -> None:
         "std": (0.5,) * 3,
         "interpolation": "bicubic",
     }
-    found = _timm_preprocess(data)
+    found = timm_preprocess(data)
     assert (found.resize, found.crop) == (wanted, [40, 50])
 
 

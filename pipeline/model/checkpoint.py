@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, some
 
 Weights = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ def fill(module: nn.Module, weights: Weights, path: str) -> None:
     unexpected = [key for key in weights if key not in shared]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(problems.values()):
-        told = [f"{len(k)} keys {what}: {_some(k)}" for what, k in problems.items() if k]
+        told = [f"{len(k)} keys {what}: {some(k)}" for what, k in problems.items() if k]
         raise ConfigError(
             f"model.checkpoint: {path} does not fit the model\n  " + "\n  ".join(told)
         )
@@ -107,9 +107,7 @@ def _state_dict(loaded: Any, path: str) -> Weights:
         )
     others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        raise ConfigError(
-            f"model.checkpoint: {path} is no state_dict; not tensors: {_some(others)}"
-        )
+        raise ConfigError(f"model.checkpoint: {path} is no state_dict; not tensors: {some(others)}")
     return {str(key): value for key, value in loaded.items()}
 
 
@@ -138,10 +136,6 @@ def _untrusted(error: Exception) -> str | None:
         f"is refused: {reason}\n  save model.state_dict() or safetensors; if you trust where the "
         "file comes from, set model.trust_checkpoint=true"
     )
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _first_line(error: BaseException) -> str:

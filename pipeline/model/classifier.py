@@ -20,6 +20,7 @@ from pipeline.cam import Layout
 from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.errors import ConfigError
 from pipeline.model import checkpoint, layer, network, preprocess, zoo
+from pipeline.model.built import Built
 from pipeline.model.network import Network
 from pipeline.model.preprocess import Preprocess
 
@@ -118,7 +119,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _preprocess(wanted: PreprocessConfig, built: zoo.Built) -> Preprocess:
+def _preprocess(wanted: PreprocessConfig, built: Built) -> Preprocess:
     """What the settings say, and where they are silent, what the weights say."""
     says = built.preprocess
     sizes = (says.resize, says.crop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,21 +13,12 @@ from pipeline import factory
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError, close_names
 from pipeline.model import checkpoint, huggingface
+from pipeline.model.built import Built, random_weights, timm_preprocess
 from pipeline.model.checkpoint import Weights
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 ZOO_OUTPUTS = 1000
 """Classes of a torchvision model that nothing else is known of (ImageNet-1k)."""
-
-
-@dataclass
-class Built:
-    """A module as its library gives it, with its own preprocessing and class names, if any."""
-
-    module: nn.Module
-    preprocess: PreprocessConfig
-    class_names: list[str] | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 def _torchvision(config: ZooModel, weights: Weights | None) -> Built:
@@ -57,7 +47,7 @@ def _torchvision(config: ZooModel, weights: Weights | None) -> Built:
         return Built(module, says, warnings=_input_doubts(config.name, module))
     if config.weights is None:
         module = models.get_model(config.name, weights=None)
-        return Built(module, says, warnings=[_random_weights(config.name)])
+        return Built(module, says, warnings=[random_weights(config.name)])
     try:
         module = models.get_model(config.name, weights=chosen)
     except (OSError, RuntimeError) as error:
@@ -88,9 +78,9 @@ def _timm(config: ZooModel, weights: Weights | None) -> Built:
         module = timm.create_model(config.name, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"model.name: timm cannot build {config.name}: {error}") from error
-    says = _timm_preprocess(timm.data.resolve_model_data_config(module))
+    says = timm_preprocess(timm.data.resolve_model_data_config(module))
     if weights is None and not pretrained:
-        return Built(module, says, warnings=[_random_weights(config.name)])
+        return Built(module, says, warnings=[random_weights(config.name)])
     if pretrained and module.num_classes == ZOO_OUTPUTS:
         info = timm.data.ImageNetInfo()
         return Built(module, says, [info.index_to_description(i) for i in range(ZOO_OUTPUTS)])
@@ -139,19 +129,6 @@ def _torchvision_preprocess(transforms: Any) -> PreprocessConfig:
     )
 
 
-def _timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
-    """timm resizes to size / crop_pct before it crops (timm.data.transforms_factory)."""
-    crop = list(data["input_size"][1:])
-    sides = [int(side / data["crop_pct"]) for side in crop]
-    return PreprocessConfig(
-        resize=sides if data["crop_mode"] == "squash" else min(sides),
-        crop=crop,
-        mean=list(data["mean"]),
-        std=list(data["std"]),
-        interpolation=data["interpolation"],
-    )
-
-
 def _first_channels(module: nn.Module) -> int | None:
     first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
     return first.in_channels if first is not None else None
@@ -164,7 +141,3 @@ def _input_doubts(name: str, module: nn.Module) -> list[str]:
         f"a {name} that was trained from torchvision's weights wants model.preprocess.mean and "
         "std [0.5, 0.5, 0.5] (transform_input), which no checkpoint tells"
     ]
-
-
-def _random_weights(name: str) -> str:
-    return f"{name} has random weights: set model.weights or model.checkpoint"
