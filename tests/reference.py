@@ -50,18 +50,18 @@ def heatmaps(
     with model.get_submodule(layer).register_forward_hook(add_zeros):
         logits = model(images.double())
     activations, zeros = seen
-    maps = np.zeros((*targets.T.shape, layout.rows, layout.columns))
+    maps = []
     for image, classes in enumerate(targets.tolist()):
-        for place, label in enumerate(classes):
+        for label in classes:
             (slope,) = torch.autograd.grad(logits[image, label], zeros, retain_graph=True)
-            pair = (cells(each[image], layout) for each in (activations, slope))
-            maps[place, image] = gradcam(*pair)
-    return maps
+            maps.append(gradcam(*(cells(each[image], layout) for each in (activations, slope))))
+    stacked: Array = np.stack(maps).reshape(*targets.shape, *maps[0].shape)
+    return stacked.swapaxes(0, 1)
 
 
 def cells(output: Tensor, layout: Layout) -> Array:
     """One image's output of a layer as (C, h, w)."""
-    values = output.numpy()
+    values: Array = output.numpy()
     if layout.kind == "channels_first":
         return values
     if layout.kind == "tokens":

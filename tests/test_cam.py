@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -49,44 +49,8 @@ def network(name: str) -> nn.Module:
         model.classifier = nn.Sequential(
             nn.Linear(512 * 49, 64), nn.ReLU(inplace=True), nn.Linear(64, CLASSES)
         )
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, std=0.2)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-    for key, parameter in model.named_parameters():
-        if key.endswith("layer_scale"):
-            nn.init.uniform_(parameter, 0.1, 1)
-        elif key.endswith("bias"):
-            nn.init.normal_(parameter, std=0.2)
+    reference.enliven(model)
     return model.eval()
-
-
-def reference(model: nn.Module, layer: str, images: Tensor) -> NDArray[np.float64]:
-    """Grad-CAM of every class, (N, K, h, w), by the paper's equations, with the whole graph.
-
-    The gradient is taken to a tensor of zeros that is added to the layer's output.
-    """
-    model = copy.deepcopy(model).double()
-    seen: list[Tensor] = []
-
-    def add_zeros(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        zeros = torch.zeros_like(output, requires_grad=True)
-        seen.extend([output.detach().clone(), zeros])
-        return output + zeros
-
-    with model.get_submodule(layer).register_forward_hook(add_zeros):
-        logits = model(images.double())
-    activations, zeros = seen
-    n, channels, rows, columns = activations.shape
-    maps = np.zeros((n, logits.shape[1], rows, columns))
-    for image in range(n):
-        for label in range(logits.shape[1]):
-            (slope,) = torch.autograd.grad(logits[image, label], zeros, retain_graph=True)
-            for channel in range(channels):
-                alpha = slope[image, channel].sum() / (rows * columns)
-                maps[image, label] += (alpha * activations[image, channel]).numpy()
-    return np.maximum(maps, 0)
 
 
 def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
@@ -147,7 +111,9 @@ def test_maps_equal_a_float64_reference_with_the_whole_graph(name: str) -> None:
     layer, side = NETWORKS[name]
     model = network(name)
     images = torch.randn(3, 3, side, side)
-    every_class = reference(model, layer, images)
+    every_class = reference.heatmaps(
+        model, layer, MAP, images, torch.arange(CLASSES).repeat(3, 1)
+    ).swapaxes(0, 1)
     predicted = model(images).argmax(dim=1)
     peaks = torch.from_numpy(every_class.max(axis=(2, 3)))
     # Beside the prediction, the two labels for which there is most to see.

@@ -145,7 +145,9 @@ def test_every_key_that_does_not_fit_is_named() -> None:
 def test_of_many_keys_some_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         checkpoint.fill(network(), {f"x{i}": torch.zeros(1) for i in range(20)}, "FILE")
-    assert "20 keys unexpected: x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, ... (20 in all)" in str(caught.value)
+    assert "20 keys unexpected: x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, ... (20 in all)" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(("n", "found"), [(7, 7), (1000, 1000), (1, 1)])

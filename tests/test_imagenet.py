@@ -79,7 +79,22 @@ def test_a_cat_is_seen_as_a_cat_by_its_head(lite0: Classifier) -> None:
     assert HEAD[1] < y < HEAD[3]
 
 
-@pytest.mark.skipif(precision.fastest(CPU) != "bf16", reason="this CPU has no bfloat16 of its own")
+@pytest.mark.parametrize("texture", ["grass", "brick", "gravel"])
+@pytest.mark.parametrize("quarter", range(4))
+def test_the_heat_follows_the_cat(lite0: Classifier, texture: str, quarter: int) -> None:
+    cat = photograph("chelsea")[:, 75:375]
+    canvas = cv2.resize(photograph(texture), (600, 600))
+    y, x = divmod(quarter, 2)
+    canvas[300 * y :, 300 * x :][:300, :300] = cat
+    seen = lite0.preprocess.fit(np.asarray(canvas, np.uint8))
+    # Of the tiger cat, whatever is predicted: a wall of bricks may be a crossword.
+    maps, _ = engine.heatmaps(lite0, seen[None], torch.tensor([CATS[1]]))
+    heatmap = maps.view(lite0.grid)
+    ours = heatmap[3 * y : 3 * y + 4, 3 * x : 3 * x + 4]  # of seven cells the middle one is shared
+    assert ours.max() == heatmap.max()
+    assert ours.sum() > 2 / 3 * heatmap.sum()
+
+
 def test_bfloat16_sees_what_float32_sees(lite0: Classifier) -> None:
     fast = precision.prepared(lite0, "bf16", channels_last=True, compiled=False)
     found = precision.agreement(lite0, fast, fitted(lite0, photographs()))
@@ -87,7 +102,6 @@ def test_bfloat16_sees_what_float32_sees(lite0: Classifier) -> None:
     assert found.holds, found
 
 
-@pytest.mark.skipif(precision.fastest(CPU) != "bf16", reason="this CPU has no bfloat16 of its own")
 def test_bfloat16_decides_otherwise_only_where_float32_wavers(lite0: Classifier) -> None:
     fast = precision.prepared(lite0, "bf16", channels_last=True, compiled=False)
     batches = fitted(lite0, crops())
