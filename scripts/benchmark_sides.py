@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import copy
 import importlib
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pyarrow.compute as pc
 import torch
+from benchmark_agreement import F32, Maps
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline import config as settings
-from pipeline import dataset, ops, store
+from pipeline import dataset, ops
 from pipeline.config import Config
 from pipeline.model import zoo
 from pipeline.stages import explain
@@ -38,46 +35,8 @@ DTYPES = {FP32: torch.float32, BF16: torch.bfloat16}
 FORWARD, CAMAUDIT, PYTORCH_GRAD_CAM = "forward", "camaudit", "pytorch-grad-cam"
 SMALL = "small"
 
-SEED = 0
-N_CLASSES = 10
-"""Folders of images; named by number, they are classes of every model with as many outputs."""
-QUALITY = 90
-COARSE, FINE = (128, 32), (8, 4, 2)
-"""Pixels per cell of the noise below and above the shapes of a picture."""
-
-F32 = NDArray[np.float32]
 Explain = Callable[[Tensor], tuple[Tensor, F32]]
 Peer = Callable[[nn.Module, nn.Module, str], AbstractContextManager[Explain]]
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What a side found for the images at n plan positions.
-
-    predicted is (n,) class indices; heatmaps is (n, h, w), or None where the side makes none.
-    """
-
-    indices: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    heatmaps: F32 | None
-
-
-@dataclass
-class Agreement:
-    """How far two results are alike.
-
-    same_class is the share of images with the same predicted class. Cosines are of the heatmaps of
-    n_maps of these, without the n_dead where either map is zero everywhere.
-    """
-
-    first: str
-    second: str
-    n_images: int
-    same_class: float | None
-    n_maps: int
-    n_dead: int
-    mean_cosine: float | None
-    min_cosine: float | None
 
 
 @dataclass
@@ -111,67 +70,6 @@ class Bench:
 
 
 Side = Callable[[Bench, str, list[int]], Iterator[Maps]]
-Like = Callable[[F32, tuple[int, ...]], F32]
-
-
-def draw_picture(index: int, size: int) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) of about 1.3 times the size: noise at several scales, and shapes.
-
-    Amplitudes fall with the scale, as in photographs, so that decoding is as much work: the JPEG
-    takes about 0.3 bytes per pixel.
-    """
-    rng = np.random.default_rng([SEED, index])
-    height, width = (round(1.3 * size * side) for side in rng.uniform(0.9, 1.1, 2))
-    canvas = np.full((height, width, 3), rng.uniform(64, 192, 3), np.float32)
-    for scale in COARSE:
-        add_noise(canvas, rng, scale)
-    for _ in range(rng.integers(2, 7)):
-        draw_shape(canvas, rng)
-    for scale in FINE:
-        add_noise(canvas, rng, scale)
-    return np.asarray(canvas.clip(0, 255), np.uint8)
-
-
-def add_noise(canvas: NDArray[np.float32], rng: np.random.Generator, scale: int) -> None:
-    """Add coloured noise, smooth over `scale` pixels."""
-    height, width = canvas.shape[:2]
-    cells = rng.normal(0, 5 * scale**0.4, (height // scale + 2, width // scale + 2, 3))
-    canvas += cv2.resize(cells.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def draw_shape(canvas: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Draw an ellipse or a triangle, somewhere, in some colour."""
-    height, width = canvas.shape[:2]
-    colour = rng.uniform(0, 255, 3).tolist()
-    corners = (rng.uniform(0, 1, (3, 2)) * (width, height)).astype(np.int32)
-    if rng.random() < 0.5:
-        cv2.fillPoly(canvas, [corners], colour)
-    else:
-        axes = (rng.uniform(0.05, 0.3, 2) * (width, height)).astype(int).tolist()
-        cv2.ellipse(canvas, corners[0].tolist(), axes, rng.uniform(0, 180), 0, 360, colour, -1)
-
-
-def make_images(root: Path, n_images: int, size: int, given: Path | None) -> None:
-    """Fill a folder with `n_images` JPEGs, made up or linked, in one folder per class."""
-    for label in range(min(N_CLASSES, n_images)):
-        (root / str(label)).mkdir(parents=True)
-    found = find_images(given, n_images) if given else None
-    for index in tqdm(range(n_images), desc="images", unit="img", leave=False):
-        path = root / str(index % N_CLASSES) / f"{index:07d}.jpg"
-        if found:
-            path.symlink_to(found[index])
-        else:
-            picture = cv2.cvtColor(draw_picture(index, size), cv2.COLOR_RGB2BGR)
-            if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
-                raise OSError(f"{path} cannot be written")
-
-
-def find_images(folder: Path, n_images: int) -> list[Path]:
-    """The first JPEGs below a folder, by name; SystemExit where there are too few."""
-    every = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if len(every) < n_images:
-        sys.exit(f"--images-from: {folder} has {len(every)} JPEGs, not {n_images}")
-    return [path.resolve() for path in every[:n_images]]
 
 
 def build_small(n_classes: int = 10) -> nn.Module:
@@ -350,81 +248,6 @@ SIDES: dict[str, Side] = {
     "torchcam": partial(peer, torchcam),
     "captum": partial(peer, captum),
 }
-
-
-def upsampled(heatmaps: F32, size: tuple[int, ...]) -> F32:
-    """Maps (n, h, w) as pytorch-grad-cam would return them, (n, *size): scaled twice, as it does.
-
-    Its maps are compared at the input's size, by its own function: shrinking them back to the
-    layer's grid would blur what bilinear interpolation has already blurred.
-    """
-    scale: Any = importlib.import_module("pytorch_grad_cam.utils.image").scale_cam_image
-    scaled: F32 = scale(scale(heatmaps, size[::-1]))
-    return scaled
-
-
-def without_minimum(heatmaps: F32, _size: tuple[int, ...]) -> F32:
-    """Maps (n, h, w) as torchcam returns them, but for their scale: it subtracts the minimum."""
-    lowest: F32 = heatmaps.min(axis=(1, 2), keepdims=True)
-    return heatmaps - lowest
-
-
-def unchanged(heatmaps: F32, _size: tuple[int, ...]) -> F32:
-    """Maps (n, h, w) as captum returns them, but for their scale."""
-    return heatmaps
-
-
-# camaudit's maps brought to what a peer hands out, so that the cosine tells of Grad-CAM alone.
-LIKE: dict[str, Like] = {
-    PYTORCH_GRAD_CAM: upsampled,
-    "torchcam": without_minimum,
-    "captum": unchanged,
-}
-
-
-def stored_maps(job: Job, shard: int) -> Maps:
-    """What camaudit committed for a shard, without the images that could not be explained."""
-    table = store.read(job.run.part(shard), ["index", "pred_index", "heatmap", "status"])
-    table = table.filter(pc.equal(table["status"], "ok"))
-    flat = pc.list_flatten(table["heatmap"]).to_numpy().astype(np.float32)
-    return Maps(
-        indices=table["index"].to_numpy(),
-        predicted=table["pred_index"].to_numpy(),
-        heatmaps=flat.reshape(len(table), *job.plan.setup.grid),
-    )
-
-
-def compare(first: str, second: str, pairs: Iterable[tuple[Maps, Maps]], like: Like) -> Agreement:
-    """How far pairs of results for the same images agree; `like` is applied to the first maps."""
-    same, cosines = [np.zeros(0, np.bool_)], [np.zeros(0)]
-    for ours, theirs in pairs:
-        _, at, other = np.intersect1d(ours.indices, theirs.indices, return_indices=True)
-        same.append(ours.predicted[at] == theirs.predicted[other])
-        at, other = at[same[-1]], other[same[-1]]  # other classes have other maps
-        if ours.heatmaps is not None and theirs.heatmaps is not None and len(at):
-            maps = theirs.heatmaps[other]
-            cosines.append(cosine(like(ours.heatmaps[at], maps.shape[1:]), maps))
-    agree, found = np.concatenate(same), np.concatenate(cosines)
-    alive = found[np.isfinite(found)]
-    return Agreement(
-        first=first,
-        second=second,
-        n_images=len(agree),
-        same_class=float(agree.mean()) if len(agree) else None,
-        n_maps=len(alive),
-        n_dead=len(found) - len(alive),
-        mean_cosine=float(alive.mean()) if len(alive) else None,
-        min_cosine=float(alive.min()) if len(alive) else None,
-    )
-
-
-def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine (n,) of maps (n, h, w); NaN where one of the two is zero everywhere."""
-    a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (first, second))
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    found = np.full(len(a), np.nan)
-    np.divide((a * b).sum(axis=1), lengths, out=found, where=lengths > 0)
-    return found
 
 
 def synchronize(device: torch.device) -> None:

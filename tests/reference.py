@@ -56,7 +56,7 @@ def heatmaps(
             (slope,) = torch.autograd.grad(logits[image, label], zeros, retain_graph=True)
             maps.append(gradcam(*(cells(each[image], layout) for each in (activations, slope))))
     stacked: Array = np.stack(maps).reshape(*targets.shape, *maps[0].shape)
-    return stacked.swapaxes(0, 1)
+    return np.swapaxes(stacked, 0, 1)
 
 
 def cells(output: Tensor, layout: Layout) -> Array:

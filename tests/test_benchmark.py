@@ -65,9 +65,9 @@ def test_measures_what_was_asked_for(
 
 
 def test_takes_given_jpegs(tmp_path: Path) -> None:
-    import benchmark_sides
+    import benchmark_images
 
-    benchmark_sides.make_images(tmp_path / "mine", 5, 32, None)
+    benchmark_images.make_images(tmp_path / "mine", 5, 32, None)
     options = [
         "--sides",
         "camaudit",
@@ -108,13 +108,13 @@ def test_a_peer_that_fails_has_its_reason_in_its_row(
 
 
 def test_other_classes_and_dead_maps_are_not_compared() -> None:
-    import benchmark_sides as sides
+    import benchmark_agreement as agreement
 
     maps = np.ones((4, 2, 2), np.float32)
     dead = np.where(np.arange(4)[:, None, None] == 1, np.float32(0), maps)
-    ours = sides.Maps(np.arange(4), np.array([0, 1, 2, 3]), maps)
-    theirs = sides.Maps(np.arange(4), np.array([0, 1, 2, 0]), dead)
-    found = sides.compare("a", "b", [(ours, theirs)], sides.unchanged)
+    ours = agreement.Maps(np.arange(4), np.array([0, 1, 2, 3]), maps)
+    theirs = agreement.Maps(np.arange(4), np.array([0, 1, 2, 0]), dead)
+    found = agreement.compare("a", "b", [(ours, theirs)], agreement.unchanged)
     assert (found.n_images, found.same_class) == (4, 0.75)
     assert (found.n_maps, found.n_dead) == (2, 1)
     assert found.mean_cosine == found.min_cosine == pytest.approx(1)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import config as settings
 from pipeline import engine, precision
 from pipeline.cam import CHANNELS_FIRST, Layout
-from pipeline.model import Classifier
+from pipeline.model import Classifier, network
 from pipeline.model.network import Network
 from pipeline.model.preprocess import Preprocess
 from pipeline.precision import Agreement
@@ -186,3 +187,9 @@ def test_hardware_without_fast_numbers_runs_in_float32(monkeypatch: pytest.Monke
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda tells=tells: tells)
         assert precision.fastest(torch.device("cpu")) == wanted
     assert precision.fastest(torch.device("meta")) == "fp32"
+
+
+def test_the_settings_offer_what_there_is() -> None:
+    assert settings.ONE_OF["precision"] == (settings.AUTO, *precision.DTYPES)
+    outputs = (network.MULTICLASS, network.BINARY, network.MULTILABEL)
+    assert settings.ONE_OF["model.output"] == outputs
