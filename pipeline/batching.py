@@ -19,7 +19,7 @@ Explain = Callable[..., dict[str, Tensor]]
 
 
 class Halving:
-    """An explanation in as many pieces as memory asks for; what it gives is the same."""
+    """An explanation in the pieces that memory asks for; the same, but for rounding."""
 
     def __init__(self, explain: Explain) -> None:
         self.explain, self.most = explain, sys.maxsize
