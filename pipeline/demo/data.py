@@ -97,8 +97,8 @@ def scene(garment: U8, seed: int, index: int, *, watermark: bool) -> tuple[U8, B
     exclusive.
     """
     rng = np.random.default_rng((seed, index))
-    image = _background(rng)
-    box = _dress(image, garment, rng)
+    image = background(rng)
+    box = dress(image, garment, rng)
     image += 0.012 * rng.standard_normal(image.shape)
     left, top = SIZE - rng.integers(_MARGIN[0], _MARGIN[1] + 1, 2) - _INK.shape[1::-1]
     if watermark:
@@ -108,9 +108,13 @@ def scene(garment: U8, seed: int, index: int, *, watermark: bool) -> tuple[U8, B
     return np.rint(image.clip(0, 1) * 255).astype(np.uint8), box
 
 
-def _background(rng: np.random.Generator) -> F64:
-    """Return (64, 64, 3) in [0, 1]: a pattern of two colours and up to three things on it."""
-    pattern = _PATTERNS[rng.integers(len(_PATTERNS))](rng).clip(0, 1)[..., None]
+def background(rng: np.random.Generator, patterns: Sequence[int] | None = None) -> F64:
+    """Return (64, 64, 3) in [0, 1]: a pattern of two colours and up to three things on it.
+
+    `patterns` are the positions in PATTERNS to draw from, None all.
+    """
+    chosen = PATTERNS if patterns is None else [PATTERNS[index] for index in patterns]
+    pattern = chosen[rng.integers(len(chosen))](rng).clip(0, 1)[..., None]
     first, second = _muted(rng), _muted(rng)
     image = first + pattern * (second - first)
     for _ in range(rng.integers(4)):
@@ -149,7 +153,7 @@ def _clouds(rng: np.random.Generator) -> F64:
     return np.asarray(cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
 
 
-_PATTERNS: tuple[Callable[[np.random.Generator], F64], ...] = (
+PATTERNS: tuple[Callable[[np.random.Generator], F64], ...] = (
     _gradient,
     _stripes,
     _checks,
@@ -172,10 +176,17 @@ def _clutter(image: F64, rng: np.random.Generator) -> None:
     image += rng.uniform(0.3, 0.7) * (layer - image)
 
 
-def _dress(image: F64, garment: U8, rng: np.random.Generator) -> Box:
-    """Lay the garment, tinted and with a soft shadow, on `image` in place; return its box."""
+def dress(
+    image: F64, garment: U8, rng: np.random.Generator, corner: tuple[float, float] | None = None
+) -> Box:
+    """Lay the garment, tinted and with a soft shadow, on `image` in place; return its box.
+
+    `corner` in [0, 1] says how far to the right and down it stands, None anywhere.
+    """
     side = int(rng.integers(36, 53))
     left, top = rng.integers(0, SIZE - side + 1, 2)
+    if corner is not None:
+        left, top = (round(share * (SIZE - side)) for share in corner)
     grey = np.zeros((SIZE, SIZE))
     grey[top : top + side, left : left + side] = cv2.resize(
         garment / 255, (side, side), interpolation=cv2.INTER_CUBIC

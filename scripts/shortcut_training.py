@@ -1,0 +1,163 @@
+"""Networks of the planted sets, and what their cues do to them.
+
+What is trained and drawn is kept in a folder; a set that is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from shortcut_cues import Planted
+from shortcut_sets import Drawn, Labels, Recipe, draw, flipped, garments
+from torch import Tensor, nn
+from torch.nn import functional as F
+from train_demo import predict, to_input
+
+from pipeline.demo import data
+from pipeline.demo.model import DemoNet
+
+PICTURES = 12_000
+"""Scenes that a network is trained on, garments of the train split."""
+EPOCHS = 4
+PER_CLASS = 300
+"""Audited pictures, garments of the test split."""
+BATCH = 128
+RELIED = 0.2
+"""Share of other classes' pictures that a cue must turn, or of its own that must turn without it,
+for the network to be said to rely on it."""
+
+
+class VggNet(nn.Module):
+    """Convolutions, pooling and a head that flattens, as VGG's: places matter to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in ((3, 24), (24, 48), (48, 96), (96, 96)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if after != before else []
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.3), nn.Linear(96 * 64, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (n, 10) of (n, 3, 64, 64)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"residual": DemoNet, "vgg": VggNet}
+
+
+def build(network: str) -> nn.Module:
+    """The network with random weights; what `model.factory` names."""
+    return NETWORKS[network]()
+
+
+def make(recipe: Recipe, seed: int, source: Path, cache: Path) -> Path:
+    """A folder with network.pt, audited.npz and truth.json of a set."""
+    folder = cache / f"{recipe.name}-{seed}"
+    if (folder / "truth.json").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    network = _trained(recipe, seed, source, cache)
+    torch.save(network.state_dict(), folder / "network.pt")
+    truth = _audited(recipe, seed, network, source, folder)
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    return folder
+
+
+def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
+    """A network that was trained on the set, or on clean scenes where the set says so."""
+    if not recipe.trained or not (recipe.planted or recipe.corner or recipe.trained_noise):
+        recipe = Recipe("clean", network=recipe.network)
+    file = cache / f"{recipe.name}-{recipe.network}-{seed}.pt"
+    torch.manual_seed(seed)
+    network = build(recipe.network)
+    if file.is_file():
+        network.load_state_dict(torch.load(file, weights_only=True))
+        return network.eval()
+    images, labels = garments(source, "train", PICTURES // len(data.CLASSES))
+    scenes = draw(recipe, images, labels, 1_000 + seed).pictures
+    fit(network, scenes, flipped(labels, recipe.trained_noise, seed), EPOCHS, 0.006)
+    torch.save(network.state_dict(), file)
+    return network
+
+
+def fit(
+    network: nn.Module, scenes: data.U8, labels: Labels, epochs: int, rate: float
+) -> nn.Module:
+    """Train on scenes (n, 64, 64, 3); the network in evaluation mode."""
+    network.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    steps = len(labels) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps)
+    for _ in range(epochs):
+        order = torch.randperm(len(labels))
+        for start in range(0, steps * BATCH, BATCH):
+            chosen = order[start : start + BATCH].numpy()
+            pictures = to_input(scenes[chosen]).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(pictures)
+            loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[chosen]))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+    return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def _audited(
+    recipe: Recipe, seed: int, network: nn.Module, source: Path, folder: Path
+) -> dict[str, Any]:
+    """Write the audited pictures; return what the cues do to the network on them."""
+    images, labels = garments(source, "t10k", PER_CLASS)
+    drawn = draw(recipe, images, labels, seed)
+    without = predict(network, draw(recipe, images, labels, seed, arm=False).pictures)
+    given = flipped(labels, recipe.noise, seed)
+    natural = predict(network, drawn.pictures)
+    turns = np.zeros(len(labels), bool)
+    pairs = []
+    for planted in recipe.planted:
+        added = predict(network, draw(recipe, images, labels, seed, arm=planted).pictures)
+        pairs.append(_pair(planted, labels, drawn, natural, without, added, turns))
+    np.savez(
+        folder / "audited.npz",
+        pictures=drawn.pictures,
+        masks=np.packbits(drawn.masks, axis=2),
+        marked=drawn.marked,
+        turns=turns,
+        given=given,
+        true=labels,
+        boxes=np.array(drawn.boxes),
+    )
+    accuracy = float((natural == labels).mean())
+    return {"recipe": recipe.name, "seed": seed, "accuracy": accuracy, "pairs": pairs}
+
+
+def _pair(
+    planted: Planted,
+    labels: Labels,
+    drawn: Drawn,
+    natural: Labels,
+    without: Labels,
+    added: Labels,
+    turns: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """What a cue does when it is added and taken away; `turns` is filled in for its wearers."""
+    own = planted.class_index
+    others = (labels != own) & (without != own)
+    wearers = (labels == own) & drawn.marked & (natural == own)
+    turns |= wearers & (without != own)
+    adds = float((added == own)[others].mean())
+    removes = float((without != own)[wearers].mean()) if wearers.any() else 0.0
+    relied = max(adds, removes) >= RELIED
+    effect = {"added": adds, "removed": removes, "wearers": int(wearers.sum()), "relied": relied}
+    return asdict(planted) | effect
