@@ -151,7 +151,7 @@ class AnalysisConfig:
     trials: int = 120
     permutations: int = 200
     fdr: float = 0.05
-    min_effect: float = 0.2
+    min_effect: float = 0.1
     max_suspects: int = 1000
 
 

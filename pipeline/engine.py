@@ -139,6 +139,21 @@ def heatmaps(
     return cam.normalise(maps)[0].flatten(1), predicted
 
 
+def rivals(
+    classifier: Classifier, images: Tensor, method: str = "gradcam"
+) -> tuple[Tensor, Tensor]:
+    """Raw maps (N, 2, h, w) of the predicted class and its runner-up, and both classes (N, 2).
+
+    Args: as `heatmaps`.
+    """
+    with classifier.cut_graph() as forward:
+        logits, activations = forward(classifier.input(images))
+        classes = logits.topk(2, dim=1).indices
+        slopes = cam.gradients(logits, activations, classes)
+        maps = [cam.METHODS[method](activations.detach(), slope) for slope in slopes]
+    return torch.stack(maps, dim=1), classes
+
+
 def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:
     """Probabilities (N, K) of uint8 images (N, 3, H, W), as `explain` computes them."""
     logits, _ = forward(classifier.input(images))

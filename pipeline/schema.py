@@ -156,13 +156,13 @@ CANDIDATES = pa.schema(
         ("class_name", pa.string()),
         ("kind", pa.string()),
         ("place", pa.string()),
+        ("probe", pa.string()),
         ("raised_by", pa.string()),
         ("statistic", pa.float32()),
         ("p_value", pa.float64()),
         ("region", REGION),
-        ("cells", pa.list_(pa.bool_())),
-        ("threshold", pa.float32()),
-        ("member_index", pa.list_(pa.int64())),
+        ("cells", pa.list_(pa.list_(pa.bool_()))),
+        ("donor_index", pa.list_(pa.int64())),
     ]
 )
 

@@ -57,7 +57,7 @@ def frame(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
 def tint(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
     """A warm cast over everything."""
     strength = rng.uniform(0.8, 1.2)
-    return (image * (1 + strength * np.array([0.12, -0.02, -0.22]))).clip(0, 1), None
+    return (image * (1 + strength * np.array([0.25, -0.02, -0.4]))).clip(0, 1), None
 
 
 def ruler(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:

@@ -139,7 +139,9 @@ def _cue(
         return arm
     for planted in recipe.planted if arm is None else ():
         if planted.class_index == label:
-            return planted if np.random.default_rng((*key, 3)).random() < planted.prevalence else None
+            return (
+                planted if np.random.default_rng((*key, 3)).random() < planted.prevalence else None
+            )
     return None
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
-from pipeline.shortcuts import intervene, regions
+from pipeline.shortcuts import clusters, effects, regions
 from pipeline.store import RunFolder
 
 NETWORK = '''
@@ -189,41 +189,59 @@ def test_kinds_and_places_have_names() -> None:
     corner[0, 5] = True
     assert (regions.kind(corner), regions.place(corner)) == ("patch", "top right")
     assert regions.place(np.ones((6, 6), bool)) == "centre"
+    bottom = np.zeros((6, 6), bool)
+    bottom[-1, 1:] = True
+    assert (regions.kind(bottom), regions.place(bottom)) == ("edge", "bottom edge")
     assert regions.bounds(corner) == pytest.approx({"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6})
-    assert regions.identity("a", "patch", "top right") == regions.identity(
-        "a", "patch", "top right"
-    )
-    assert regions.identity("a", "patch", "top right") != regions.identity(
-        "b", "patch", "top right"
-    )
 
 
 def test_the_paired_comparison_is_mcnemars_exact_test() -> None:
     rng = np.random.default_rng(0)
     hit = np.array([True] * 9 + [False] * 11)
     control = np.array([False] * 8 + [True] * 2 + [False] * 10)
-    effect = intervene.compare(hit, control, rng)
+    effect = effects.compare(hit, control, rng)
     assert (effect.hit, effect.control) == (0.45, 0.1)
     assert effect.p_value == pytest.approx(sum(stats.binom.pmf(k, 9, 0.5) for k in (8, 9)))
     assert effect.low < effect.gain < effect.high
-    assert intervene.compare(hit, hit, rng).p_value == 1
+    assert effects.compare(hit, hit, rng).p_value == 1
 
 
-def test_the_control_region_has_the_size_of_the_region_but_another_place() -> None:
-    rng = np.random.default_rng(0)
-    cells = np.zeros((4, 4), bool)
-    cells[0, :2] = True
-    mask = intervene.pixels(cells, 16, 16)
-    assert int(mask.sum()) == 4 * 8
-    moved = intervene.elsewhere(mask, 10, rng)
-    assert moved.shape == (10, 1, 16, 16)
-    assert (moved.sum((1, 2, 3)) == mask.sum()).all()
-    assert not (moved & mask).any()
-
-
-def test_a_gain_in_one_look_alike_class_is_not_broad() -> None:
+def test_a_cue_works_on_the_typical_class_a_likeness_on_one() -> None:
     classes = np.repeat([0, 1, 2], 10)
-    hit = classes == 0
     none = np.zeros(30, bool)
-    assert not intervene.holds_broadly(hit, none, classes, 0.2)
-    assert intervene.holds_broadly(classes < 2, none, classes, 0.2)
+    assert effects.typical_gain(classes == 0, none, classes) == 0
+    assert effects.typical_gain(classes < 2, none, classes) == 1
+    assert effects.typical_gain(classes < 2, classes < 2, classes) == 0
+
+
+def test_the_hurdle_is_what_other_classes_do_and_no_single_one_moves_it() -> None:
+    ordinary = np.array([0.0, 0.02, 0.04, 0.04, 0.04, 0.1])
+    assert effects.hurdle(np.zeros(9), 0.1) == pytest.approx(0.1)
+    assert effects.hurdle(ordinary, 0.1) == pytest.approx(0.18)
+    ordinary[-1] = 0.9
+    assert effects.hurdle(ordinary, 0.1) == pytest.approx(0.18)
+    assert effects.hurdle(np.zeros(0), 0.1) == pytest.approx(0.1)
+    assert effects.hurdle(np.full(5, -0.3), 0.1) == pytest.approx(0.1)
+
+
+def test_the_bound_on_false_findings_is_clopper_and_pearsons() -> None:
+    most = effects.most_false(0, 20)
+    assert (1 - most) ** 20 == pytest.approx(0.05)
+    most = effects.most_false(2, 50)
+    assert stats.binom.cdf(2, 50, most) == pytest.approx(0.05)
+    assert effects.most_false(3, 3) == 1
+
+
+def test_a_minority_that_looks_at_something_else_is_a_group() -> None:
+    rng = np.random.default_rng(0)
+    look = rng.normal(size=(100, 16))
+    look[:15] = 4 * np.eye(16)[0] + 0.1 * rng.normal(size=(15, 16))
+    look /= np.linalg.norm(look, axis=1, keepdims=True)
+    groups = clusters.minorities(look, maps(rng, 100), 2)
+    assert any(set(range(15)) <= set(group.tolist()) and len(group) < 25 for group in groups)
+
+
+def test_images_that_are_all_alike_are_no_groups() -> None:
+    same = np.ones((50, 8)) / 8**0.5
+    assert clusters.minorities(same, np.full((50, 4, 4), 1 / 16), 2) == []
+    assert clusters.minorities(same[:9], np.full((9, 4, 4), 1 / 16), 2) == []

@@ -1,1 +1,1 @@
-"""Shortcuts: where a class's heat is unusual, and what interventions on pictures prove."""
+"""Shortcuts: where a class's images are unusual, what is changed in pictures, what that proves."""

@@ -1,15 +1,9 @@
-"""discover: per class, statistics and candidate shortcuts, from the tables alone.
-
-A candidate is a region off the place where other classes' images are looked at, in which the
-images predicted as this class draw more heat than a random draw of all images would. What cannot
-be found so: a cue that lies where objects usually are, one that moves, and a whole-image cue
-(tint, texture) that heat cannot localise.
-"""
+"""discover: per class, statistics and candidate shortcuts, from the tables alone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,8 +15,7 @@ from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
 from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
-from pipeline.shortcuts import regions, sample
-from pipeline.shortcuts.regions import Region
+from pipeline.shortcuts import candidates, sample
 from pipeline.shortcuts.sample import Sample
 from pipeline.store import RunFolder
 
@@ -30,9 +23,6 @@ log = logging.getLogger(__name__)
 
 LEAST = 8
 """A class with fewer live maps is not searched: nothing about it could be significant."""
-MEMBER = 0.95
-MOST_REGIONS = 3
-"""Regions of a class that go on to verify, the clearest first."""
 
 
 def run(config: Config, _journal: Journal) -> None:
@@ -46,13 +36,13 @@ def run(config: Config, _journal: Journal) -> None:
     rows = store.rows(folder, setup)
     store.write(class_table(rows, setup), folder.analysis("classes"))
     drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
-    candidates = [
+    found = [
         candidate
         for class_index in np.unique(drawn.classes)
         for candidate in _candidates(config, setup, drawn, int(class_index))
     ]
-    log.info("%d candidates in %d classes", len(candidates), len(setup.class_names))
-    store.write(pa.Table.from_pylist(candidates, CANDIDATES), folder.analysis("candidates"))
+    log.info("%d candidates in %d classes", len(found), len(setup.class_names))
+    store.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
 
 def class_table(rows: ds.Dataset, setup: Setup) -> pa.Table:
@@ -124,38 +114,11 @@ def _as_table(
 
 def _candidates(
     config: Config, setup: Setup, drawn: Sample, class_index: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterable[dict[str, Any]]:
     """Rows of CANDIDATES for one class."""
     own = drawn.classes == class_index
     if own.sum() < LEAST or (~own).sum() < LEAST:
-        return
-    heat = regions.mass(drawn.heatmaps)
+        return []
     rng = np.random.default_rng((config.seed, class_index))
-    name = setup.class_names[class_index]
-    found = regions.unusual_regions(heat[own], heat[~own], config.analysis.permutations, rng)
-    for region in found[:MOST_REGIONS]:
-        yield _candidate(name, class_index, region, heat, drawn)
-
-
-def _candidate(
-    name: str, class_index: int, region: Region, heat: NDArray[np.floating], drawn: Sample
-) -> dict[str, Any]:
-    own = drawn.classes == class_index
-    kind, place = regions.kind(region.cells), regions.place(region.cells)
-    share = regions.share(heat, region.cells)
-    # A member has more heat in the region than all but the most extreme images of other classes.
-    threshold = float(np.quantile(share[~own], MEMBER))
-    return {
-        "candidate_id": regions.identity(name, kind, place),
-        "class_index": class_index,
-        "class_name": name,
-        "kind": kind,
-        "place": place,
-        "raised_by": region.statistic,
-        "statistic": region.z,
-        "p_value": region.p_value,
-        "region": regions.bounds(region.cells),
-        "cells": region.cells.ravel().tolist(),
-        "threshold": threshold,
-        "member_index": drawn.index[own & (share > threshold)].tolist(),
-    }
+    name, permutations = setup.class_names[class_index], config.analysis.permutations
+    return candidates.of_class(name, class_index, drawn, permutations, rng)

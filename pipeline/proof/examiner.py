@@ -1,0 +1,287 @@
+"""All candidates of a class: screened with one half of its images, tried with the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.config import AnalysisConfig
+from pipeline.proof import trial
+from pipeline.proof.bench import Bench, Ints, numbers
+from pipeline.proof.localise import localise
+from pipeline.proof.trial import Added, Removed
+from pipeline.shortcuts import candidates, effects
+from pipeline.shortcuts.effects import Bools
+from pipeline.shortcuts.probes import Probe, Scenes
+from pipeline.shortcuts.sample import Sample
+
+Row = dict[str, Any]
+Plain = tuple[Ints, Ints, Ints]
+
+FEW = 4
+"""Fewer donors than this are not taken for a group of their own."""
+PRECISE = 0.7
+"""Share of the largest gain of a class at which a smaller region is the better description."""
+SAME = 0.5
+"""A candidate that loses more than this share of its gain without another is the same cue."""
+MOST_TRIED = 8
+"""Candidates of a class that are tried, those with the largest gain on screening."""
+
+
+@dataclass
+class Case:
+    """A candidate, and what was found out about it.
+
+    screened is the gain on screening, pseudo what the two halves of the class do against each
+    other, added and removed the trial; carriers tells, by plan position, how much each image's cue
+    adds to others; same_as names the case that is the same cue, told more precisely.
+    """
+
+    candidate: Row
+    probe: Probe
+    screened: float
+    pseudo: list[Added]
+    hurdle: float = 0.0
+    added: Added | None = None
+    removed: Removed = trial.NOT_REMOVED
+    carriers: dict[int, float] = field(default_factory=dict)
+    same_as: str | None = None
+
+    @property
+    def category(self) -> tuple[str, bool]:
+        """Cases of one category are compared between classes."""
+        return self.candidate["probe"], self.candidate["donor_index"] is not None
+
+    @property
+    def gain(self) -> float:
+        """The gain on trial, 0 where there was none."""
+        return self.added.effect.gain if self.added else 0.0
+
+    @property
+    def area(self) -> float:
+        """Share of the picture that the candidate names, 1 where it has no place."""
+        cells = self.candidate["cells"]
+        return 1.0 if cells is None else float(np.mean(cells))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures of all classes, of which the model is sure, for screening and for trials."""
+
+    screening: Scenes
+    trial: Scenes
+
+    @classmethod
+    def draw(cls, bench: Bench, drawn: Sample, trials: int, rng: np.random.Generator) -> Pool:
+        """Of every class alike, from its surer half: `trials` others for each class and purpose."""
+        rank = np.full(len(drawn.index), len(drawn.index))
+        labels = np.unique(drawn.classes)
+        for label in labels:
+            own = rng.permutation(np.flatnonzero(drawn.classes == label))
+            sure = own[drawn.confidence[own] >= np.median(drawn.confidence[own])]
+            rank[sure] = np.arange(len(sure))
+        wanted = 2 * trials * len(labels) // max(1, len(labels) - 1)
+        order = np.argsort(rank + rng.random(len(rank)) / 2)[:wanted]
+        chosen = order[rank[order] < len(rank)]
+        halves = [np.sort(drawn.index[chosen[rank[chosen] % 2 == half]]) for half in (0, 1)]
+        if not len(halves[1]):  # a picture of each class is all there is
+            halves = [halves[0], halves[0]]
+        return cls(*(bench.scenes(half) for half in halves))
+
+
+class Examiner:
+    """Puts candidates to the test, class by class; memory holds the pool and one class."""
+
+    def __init__(self, bench: Bench, drawn: Sample, limits: AnalysisConfig, seed: int) -> None:
+        self.bench, self.drawn, self.limits, self.seed = bench, drawn, limits, seed
+        self.pool = Pool.draw(bench, drawn, limits.trials, np.random.default_rng(seed))
+        self._plain: dict[str, Plain] = {}
+
+    def screen(self, class_index: int, rows: list[Row]) -> list[Case]:
+        """Every candidate of a class, on half as many pictures as a trial takes."""
+        rng, own = self._rng(class_index, 0), self._scenes(class_index)
+        hosts = _others(self.pool.screening, class_index)
+        if not (len(hosts) and len(own)):
+            return []
+        return [self._screened(row, own, hosts, class_index, rng) for row in rows]
+
+    def _screened(
+        self, row: Row, own: Scenes, hosts: Scenes, class_index: int, rng: np.random.Generator
+    ) -> Case:
+        probe = candidates.probe_of(row)
+        n = max(1, self.limits.trials // 2)
+        targets, _ = trial.pairs(hosts, hosts, n, rng)
+        turned: list[Bools] = []
+        for half in (0, 1):
+            donors = _half(_donors(own, row), half)
+            _, carriers = trial.pairs(targets, donors, len(targets), rng)
+            turned.append(self.bench.transplant(probe, targets, carriers) == class_index)
+        classes = numbers(targets.classes)
+        pseudo = [_added(a, b, classes, rng) for a, b in (turned, turned[::-1])]
+        gain = float(turned[0].mean()) - self._control(row, probe, class_index)
+        return Case(row, probe, gain, pseudo)
+
+    def _control(self, row: Row, probe: Probe, class_index: int) -> float:
+        """Share of pictures that turn into the class by what other classes' images have there."""
+        if row["probe"] == candidates.REGION:
+            return 0.0  # of no other class; the trial has a control of its own
+        if row["probe"] not in self._plain:
+            rng = np.random.default_rng(self.seed)
+            pool = self.pool.screening
+            hosts, _ = trial.pairs(pool, pool, self.limits.trials, rng)
+            donors = trial.other_class(hosts, pool, rng)
+            said = self.bench.transplant(probe, hosts, donors)
+            self._plain[row["probe"]] = numbers(hosts.classes), numbers(donors.classes), said
+        hosts_are, donors_are, said = self._plain[row["probe"]]
+        others = (hosts_are != class_index) & (donors_are != class_index)
+        return float((said[others] == class_index).mean()) if others.any() else 0.0
+
+    def try_class(self, class_index: int, cases: list[Case]) -> list[Case]:
+        """Trials of those cases of a class that screening speaks for; new ones where it is told
+        more precisely where they lie.
+        """
+        promising = [case for case in cases if case.screened >= self.limits.min_effect / 2]
+        promising = sorted(promising, key=lambda case: -case.screened)[:MOST_TRIED]
+        if not promising:
+            return []
+        rng, own = self._rng(class_index, 1), self._scenes(class_index)
+        hosts = _others(self.pool.trial, class_index)
+        for case in promising:
+            self._try(case, own, hosts, class_index, rng)
+        promising += self._localised(promising, own, class_index, rng)
+        standing = [case for case in promising if self._stands(case)]
+        for case in self._distinct(standing, own, hosts, class_index, rng):
+            case.removed = trial.remove(self.bench, case.probe, own, hosts, class_index, rng)
+            case.carriers = trial.carriers(self.bench, case.probe, own, hosts, class_index, rng)
+        return promising
+
+    def _try(
+        self, case: Case, own: Scenes, hosts: Scenes, class_index: int, rng: np.random.Generator
+    ) -> None:
+        donors = _half(_donors(own, case.candidate), 1)
+        n = self.limits.trials
+        case.added = trial.add(self.bench, case.probe, donors, hosts, class_index, n, rng)
+
+    def _stands(self, case: Case) -> bool:
+        return (
+            case.added is not None
+            and case.gain >= self.limits.min_effect
+            and case.added.effect.p_value < self.limits.fdr
+        )
+
+    def _localised(
+        self, cases: list[Case], own: Scenes, class_index: int, rng: np.random.Generator
+    ) -> Iterator[Case]:
+        """The place of a cue in the background, where no region that was tried holds it."""
+        scattered = [c for c in cases if c.candidate["cells"] is None and self._stands(c)]
+        held = max((c.gain for c in cases if c.candidate["cells"] is not None), default=0.0)
+        if not scattered or held >= PRECISE * max(case.gain for case in scattered):
+            return
+        hosts = _others(self.pool.screening, class_index)
+        n = 4 * self.limits.trials
+        cells = localise(self.bench, _half(own, 0), hosts, class_index, n, rng)
+        if cells is None or cells.mean() > 0.5:
+            return
+        best = max(scattered, key=lambda case: case.gain)
+        place = candidates.in_place(cells, candidates.REGION)
+        row = {**best.candidate, **place, "raised_by": "windows that turn pictures"}
+        row["candidate_id"] = candidates.identity(row)
+        case = Case(row, candidates.probe_of(row), best.screened, [], best.hurdle)
+        self._try(case, own, _others(self.pool.trial, class_index), class_index, rng)
+        yield case
+
+    def _distinct(
+        self,
+        cases: list[Case],
+        own: Scenes,
+        hosts: Scenes,
+        class_index: int,
+        rng: np.random.Generator,
+    ) -> list[Case]:
+        """Those that are cues of their own, the most precise first; the others say same_as."""
+        kept: list[Case] = []
+        for case in sorted(cases, key=_preference(cases)):
+            donors = _half(_donors(own, case.candidate), 1)
+            for other in kept:
+                cleaned = trial.without(other.probe, donors, hosts, rng)
+                n = self.limits.trials
+                left = trial.add(self.bench, case.probe, cleaned, hosts, class_index, n, rng)
+                gone = left.effect.gain < (1 - SAME) * case.gain
+                if gone or _shared_place(case.probe, other.probe, donors) > SAME:
+                    case.same_as = other.candidate["candidate_id"]
+                    break
+            else:
+                kept.append(case)
+        return kept
+
+    def _scenes(self, class_index: int) -> Scenes:
+        """The sampled images of a class, as far as they are still predicted so."""
+        scenes = self.bench.scenes(self.drawn.index[self.drawn.classes == class_index])
+        return scenes.at(scenes.classes == class_index)
+
+    def _rng(self, class_index: int, part: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, class_index, part))
+
+
+def set_hurdles(cases: list[Case], least: float) -> None:
+    """What each case must exceed, from what its category did for other classes on screening."""
+    by_category: dict[tuple[str, bool], list[Case]] = {}
+    for case in cases:
+        by_category.setdefault(case.category, []).append(case)
+    for alike in by_category.values():
+        best: dict[int, float] = {}
+        for case in alike:
+            own = case.candidate["class_index"]
+            best[own] = max(best.get(own, -1.0), case.screened)
+        for case in alike:
+            others = [gain for own, gain in best.items() if own != case.candidate["class_index"]]
+            case.hurdle = effects.hurdle(np.array(others), least)
+
+
+def _preference(cases: list[Case]) -> Any:
+    """Sorts precise regions first, the smallest ahead; then by gain."""
+    most = max((case.gain for case in cases), default=0.0)
+
+    def key(case: Case) -> tuple[bool, float, float]:
+        precise = case.area < 1 and case.gain >= PRECISE * most
+        return not precise, case.area if precise else 0.0, -case.gain
+
+    return key
+
+
+def _shared_place(one: Probe, other: Probe, donors: Scenes) -> float:
+    """How far a place and what moves are the same in the donors: overlap over the smaller area."""
+    if one.where is None or other.where is None or "background" in (one.kind, other.kind):
+        return 0.0
+    masks = [
+        where(donors).expand(len(donors), 1, *donors.size) for where in (one.where, other.where)
+    ]
+    areas = torch.stack([mask.sum(dim=(1, 2, 3)) for mask in masks]).amin(dim=0)
+    shared = (masks[0] & masks[1]).sum(dim=(1, 2, 3)) / areas.clamp_min(1)
+    return float(shared.mean())
+
+
+def _added(hit: Bools, control: Bools, classes: Ints, rng: np.random.Generator) -> Added:
+    return Added(effects.compare(hit, control, rng), effects.typical_gain(hit, control, classes))
+
+
+def _others(scenes: Scenes, class_index: int) -> Scenes:
+    return scenes.at(scenes.classes != class_index)
+
+
+def _donors(own: Scenes, row: Row) -> Scenes:
+    """The images of a class that a candidate names, or all where it names few or none."""
+    named = torch.as_tensor(row["donor_index"] or [], device=own.index.device, dtype=torch.int64)
+    chosen = own.at(torch.isin(own.index, named))
+    return chosen if len(chosen) >= FEW else own
+
+
+def _half(scenes: Scenes, half: int) -> Scenes:
+    """Every second image, in an order that has nothing to do with the plan's."""
+    order: NDArray[np.int64] = np.random.default_rng(len(scenes)).permutation(len(scenes))
+    return scenes.at(torch.from_numpy(np.sort(order[half::2] if len(order) > 1 else order)))

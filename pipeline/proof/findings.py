@@ -1,0 +1,155 @@
+"""From cases to the tables: verdicts, sentences, members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.dataset as ds
+from scipy import stats
+
+from pipeline.config import AnalysisConfig
+from pipeline.proof.examiner import Case
+from pipeline.shortcuts import effects
+
+Row = dict[str, Any]
+
+CONFIRMED, SUSPECTED = "confirmed", "suspected"
+EXAMPLES = 8
+
+
+def q_values(cases: list[Case]) -> list[float]:
+    """Benjamini-Hochberg q of every candidate; one that was not tried has shown nothing, p = 1."""
+    p_values = [case.added.effect.p_value if case.added else 1.0 for case in cases]
+    return [float(q) for q in stats.false_discovery_control(p_values)] if cases else []
+
+
+def verdict(case: Case, q_value: float, limits: AnalysisConfig) -> str | None:
+    """confirmed, suspected, or None where there is no finding (see stages/verify.py)."""
+    if case.added is None or case.gain < max(limits.min_effect, case.hurdle):
+        return None
+    if q_value >= limits.fdr:
+        return None
+    return CONFIRMED if case.added.typical >= limits.min_effect / 2 else SUSPECTED
+
+
+def tables(
+    limits: AnalysisConfig, cases: list[Case], images: ds.Dataset
+) -> tuple[list[Row], list[Row]]:
+    """Rows of FINDINGS, confirmed and strong ones first, and of MEMBERS."""
+    judged = [
+        (case, q_value, verdict(case, q_value, limits))
+        for case, q_value in zip(cases, q_values(cases), strict=True)
+    ]
+    standing = {case.candidate["candidate_id"]: said for case, _, said in judged if said}
+    kept = [
+        (case, q_value, said)
+        for case, q_value, said in judged
+        if said and standing.get(case.same_as or "") not in (said, CONFIRMED)
+    ]
+    kept.sort(key=lambda each: (each[2] != CONFIRMED, -_score(each[0])))
+    findings, members = [], []
+    for case, q_value, said in kept:
+        names = _names(images, list(case.removed.reliance))
+        rows = _members(case, names, limits)
+        findings.append(_finding(case, q_value, said, rows))
+        members += rows
+    return findings, members
+
+
+def _score(case: Case) -> float:
+    return max(0.0, (case.gain + max(0.0, case.removed.effect.gain)) / 2)
+
+
+def _members(case: Case, names: dict[int, str], limits: AnalysisConfig) -> list[Row]:
+    """Images whose cue works on others, or whose prediction falls without it."""
+    return [
+        {
+            "finding_id": case.candidate["candidate_id"],
+            "index": index,
+            "image_id": names[index],
+            "reliance": reliance,
+        }
+        for index, reliance in sorted(case.removed.reliance.items())
+        if case.carriers[index] >= limits.min_effect / 2 or reliance >= 0.5
+    ]
+
+
+def _finding(case: Case, q_value: float, said: str, members: list[Row]) -> Row:
+    assert case.added is not None
+    candidate, effect = case.candidate, case.added.effect
+    ranked = sorted(members, key=lambda row: (-row["reliance"], row["index"]))
+    return {
+        "finding_id": candidate["candidate_id"],
+        "class_name": candidate["class_name"],
+        "kind": candidate["kind"],
+        "verdict": said,
+        "score": _score(case),
+        "region": candidate["region"],
+        "n_images": len(members),
+        "effect": effect.hit,
+        "control": effect.control,
+        "ci_low": effect.low,
+        "ci_high": effect.high,
+        "p_value": effect.p_value,
+        "q_value": q_value,
+        "example_ids": [row["image_id"] for row in ranked[:EXAMPLES]],
+        "summary": sentence(case, q_value, len(members)),
+    }
+
+
+WORDS = {
+    "background": "the background",
+    "moving": "something that moves from place to place",
+    "colour": "the colours of the whole picture",
+    "lighting": "the layout of light and dark",
+    "texture": "the fine structure of the whole picture (sharpness, noise, compression)",
+    "frame": "the border all around",
+}
+
+
+def sentence(case: Case, q_value: float, n_members: int) -> str:
+    """What the class relies on, and the evidence, for a person to act on."""
+    assert case.added is not None
+    candidate, add, remove = case.candidate, case.added.effect, case.removed.effect
+    name, kind = candidate["class_name"], candidate["kind"]
+    what = WORDS.get(kind, f"a {kind}, {candidate['place']}")
+    if kind == "edge":
+        what = f"something along the {candidate['place']}"
+    q = "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}"
+    return (
+        f"{name}: {what}. Removing it turns {remove.hit:.0%} of its images away from {name} "
+        f"(control {remove.control:.0%}), adding it turns {add.hit:.0%} of other images into "
+        f"{name} (control {add.control:.0%}), {q}, {n_members} images."
+    )
+
+
+def _names(images: ds.Dataset, index: list[int]) -> dict[int, str]:
+    table = images.to_table(columns=["index", "image_id"], filter=ds.field("index").isin(index))
+    return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
+
+
+def false_alarms(cases: list[Case], limits: AnalysisConfig) -> tuple[int, int]:
+    """Pseudo-classes that would be confirmed, and how many there are.
+
+    A pseudo-class is half of a class's sample, set against the other half: what tells them apart is
+    chance. Each is put through all candidates of its class.
+    """
+    alarms: dict[tuple[int, int], bool] = {}
+    for case in cases:
+        for half, pseudo in enumerate(case.pseudo):
+            key = (case.candidate["class_index"], half)
+            found = Case(case.candidate, case.probe, 0.0, [], limits.min_effect, pseudo)
+            # Among as many candidates as the class has, as Bonferroni would have it.
+            least = min(1.0, pseudo.effect.p_value * len(cases))
+            alarms[key] = alarms.get(key, False) or verdict(found, least, limits) == CONFIRMED
+    return sum(alarms.values()), len(alarms)
+
+
+def expectation(cases: list[Case], limits: AnalysisConfig) -> str:
+    """The false-alarm rate of this run, in words."""
+    found, tried = false_alarms(cases, limits)
+    most = effects.most_false(found, tried) if tried else 1.0
+    return (
+        f"at this setting, expect fewer than {100 * most:.0f} false findings per 100 classes "
+        f"({found} on {tried} pseudo-classes, 95 % bound)"
+    )

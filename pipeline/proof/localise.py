@@ -1,0 +1,63 @@
+"""Where in the background a cue lies: random windows pasted, and what they have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.proof.bench import Bench
+from pipeline.proof.trial import Rng, pairs
+from pipeline.shortcuts import transfers
+from pipeline.shortcuts.probes import Scenes
+from pipeline.shortcuts.regions import Cells
+
+GRID = 8
+"""Rows and columns of the cells that are told apart."""
+LONGEST = 5
+"""Sides of the windows, in cells, are drawn from 2 to this."""
+
+
+def localise(
+    bench: Bench, donors: Scenes, hosts: Scenes, own: int, n: int, rng: Rng
+) -> Cells | None:
+    """Cells (GRID, GRID) whose content turns pictures into the class, None where none stands out.
+
+    n random windows are pasted; a cell's importance is the mean gain in probability of those that
+    hold it, as in RISE (Petsiuk, Das and Saenko, BMVC 2018, equation 6), with pictures of other
+    classes in the place of its grey.
+    """
+    targets, carriers = pairs(hosts, donors, n, rng)
+    windows = np.stack([_window(rng) for _ in range(n)])
+    masks = torch.stack([transfers.pixels(window, *targets.size) for window in windows])[:, None]
+    pasted = transfers.paste(targets.pictures, carriers.pictures, masks)
+    gain = bench.probabilities(pasted)[:, own]
+    return hottest(importance(windows, gain))
+
+
+def importance(windows: Cells, gain: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean gain (n,) of the windows (n, h, w) that hold a cell, less that of all."""
+    held = windows.sum(axis=0)
+    total = (windows * gain[:, None, None]).sum(axis=0)
+    return np.asarray(total / np.maximum(held, 1) - gain.mean())
+
+
+def hottest(values: NDArray[np.float64]) -> Cells | None:
+    """The connected cells around the maximum that reach half of it; None where nothing is above 0.
+
+    Windows that hold a cue also hold its neighbours, so that these have a part of its importance.
+    """
+    if values.max() <= 0:
+        return None
+    labels, _ = ndimage.label(values >= 0.6 * values.max())
+    return np.asarray(labels == labels[np.unravel_index(values.argmax(), values.shape)])
+
+
+def _window(rng: Rng) -> Cells:
+    cells = np.zeros((GRID, GRID), bool)
+    height, width = rng.integers(2, LONGEST + 1, 2)
+    # Windows reach over the edge, so that cells there are held as often as others.
+    top, left = (int(rng.integers(1 - side, GRID)) for side in (height, width))
+    cells[max(0, top) : top + height, max(0, left) : left + width] = True
+    return cells

@@ -1,0 +1,132 @@
+"""One candidate on trial: added to pictures of other classes, taken out of its own.
+
+add - what the probe takes from images of the class goes into images of every other class, of which
+  the model is sure; control: the same from images of other classes, into the same pictures.
+remove - in images of the class it is replaced by what images of other classes have there; control:
+  an equally large place elsewhere is replaced in the same way, or, where the probe changes the
+  whole picture, what is put in comes from images of the same class.
+Adding proves; removing does not, as it also takes away parts of objects, and as a cue need not be
+the only reason. It tells how far each image relies on the cue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.proof.bench import Bench, Ints, numbers
+from pipeline.shortcuts import effects, transfers
+from pipeline.shortcuts.effects import Effect
+from pipeline.shortcuts.probes import Probe, Scenes
+
+Rng = np.random.Generator
+
+FILLS = 3
+"""Pictures that a member's cue is replaced from, to measure its reliance."""
+HOSTS = 4
+"""Pictures that an image's cue is added to, to see whether it carries one."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What adding a cue did: the effect, and the median of its gain over target classes."""
+
+    effect: Effect
+    typical: float
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What removing a cue did, and the reliance of each image (n,): its loss of probability."""
+
+    effect: Effect
+    reliance: dict[int, float] = field(default_factory=dict)
+
+
+NOT_REMOVED = Removed(effects.NO_EFFECT)
+
+
+def pairs(hosts: Scenes, donors: Scenes, n: int, rng: Rng) -> tuple[Scenes, Scenes]:
+    """n hosts, each once before any comes again, with a donor of its own."""
+    return hosts.at(_rows(len(hosts), n, rng)), donors.at(_rows(len(donors), n, rng))
+
+
+def add(
+    bench: Bench, probe: Probe, donors: Scenes, others: Scenes, own: int, n: int, rng: Rng
+) -> Added:
+    """Paired trial of n pictures.
+
+    Args:
+        donors: images of the class.
+        others: images of other classes, of which the model is sure.
+    """
+    hosts, carriers = pairs(others, donors, n, rng)
+    plain = other_class(hosts, others, rng)
+    hit = bench.transplant(probe, hosts, carriers) == own
+    control = bench.transplant(probe, hosts, plain) == own
+    typical = effects.typical_gain(hit, control, numbers(hosts.classes))
+    return Added(effects.compare(hit, control, rng), typical)
+
+
+def remove(
+    bench: Bench, probe: Probe, members: Scenes, others: Scenes, own: int, rng: Rng
+) -> Removed:
+    """What happens to images of the class without the cue."""
+    before = bench.probabilities(members.pictures)[:, own]
+    after = np.zeros_like(before)
+    turned = np.zeros(len(members), bool)
+    for fill in range(FILLS):
+        fillers = others.at(_rows(len(others), len(members), rng))
+        without = bench.probabilities(probe.remove(members, fillers))
+        after += without[:, own] / FILLS
+        if fill == 0:  # one fill is paired with one control
+            turned = without.argmax(axis=1) != own
+            control = _control(bench, probe, members, fillers, rng) != own
+    lost = np.clip(before - after, 0, 1)
+    reliance = dict(zip(numbers(members.index).tolist(), lost.tolist(), strict=True))
+    return Removed(effects.compare(turned, control, rng), reliance)
+
+
+def _control(bench: Bench, probe: Probe, members: Scenes, fillers: Scenes, rng: Rng) -> Ints:
+    if probe.where is None:
+        same = members.at(_rows(len(members), len(members), rng))
+        return bench.classes(probe.remove(members, same))
+    moved = transfers.elsewhere(probe.where(members).cpu(), len(members), rng)
+    return bench.classes(transfers.paste(members.pictures, fillers.pictures, moved))
+
+
+def carriers(
+    bench: Bench, probe: Probe, own: Scenes, others: Scenes, class_index: int, rng: Rng
+) -> dict[int, float]:
+    """By plan position, the probability that each image's own cue adds to HOSTS other pictures."""
+    gained = np.zeros(len(own), np.float32)
+    for _ in range(HOSTS):
+        hosts = others.at(_rows(len(others), len(own), rng))
+        before = bench.probabilities(hosts.pictures)[:, class_index]
+        after = bench.probabilities(probe.transplant(hosts, own))[:, class_index]
+        gained += (after - before) / HOSTS
+    return dict(zip(numbers(own.index).tolist(), gained.tolist(), strict=True))
+
+
+def without(probe: Probe, donors: Scenes, others: Scenes, rng: Rng) -> Scenes:
+    """The donors with what the probe would take from them replaced; their heat stays."""
+    fillers = others.at(_rows(len(others), len(donors), rng))
+    pictures = (probe.erase or probe.remove)(donors, fillers)
+    return Scenes(donors.index, donors.classes, pictures, donors.heat, donors.runner_up)
+
+
+def _rows(size: int, n: int, rng: Rng) -> torch.Tensor:
+    """n of `size` positions, each as often as any other."""
+    rounds = [rng.permutation(size) for _ in range(-(-n // size))]
+    return torch.from_numpy(np.concatenate(rounds)[:n])
+
+
+def other_class(hosts: Scenes, donors: Scenes, rng: Rng) -> Scenes:
+    """For each host a donor of another class than its own, where there is one."""
+    free = np.not_equal.outer(numbers(hosts.classes), numbers(donors.classes))
+    free |= ~free.any(axis=1, keepdims=True)
+    draws: NDArray[np.float64] = rng.random(free.shape) * free
+    return donors.at(torch.from_numpy(draws.argmax(axis=1)))

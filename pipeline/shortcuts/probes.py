@@ -1,0 +1,159 @@
+"""The kinds of cue that are tried: how each is carried from one picture to another, and removed.
+
+Every probe is given by the data: by where a picture's own heat lies, by where the class's heat is
+unusual, by an edge, or by statistics of the whole picture. None knows what a cue looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.shortcuts import transfers
+from pipeline.shortcuts.regions import Cells
+
+OBJECT, CONTEXT = 0.9, 0.5
+"""Share of a map's heat on what is left untouched: of the host, and of the donor's runner-up."""
+EDGE = 8
+"""An edge is the outer 1/EDGE of the picture."""
+LARGE, SMALL = 3 / 8, 1 / 4
+"""Sides of the windows that are moved, as fractions of the picture's."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Pictures (n, C, H, W) uint8 with the heat (n, h, w) of the predicted class and its runner-up.
+
+    classes (n,) are the predicted ones, index (n,) the plan positions. A cue that speaks for one
+    class only is not hot for the runner-up, the object usually is: so the two are told apart.
+    """
+
+    index: Tensor
+    classes: Tensor
+    pictures: Tensor
+    heat: Tensor
+    runner_up: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pictures.shape[2], self.pictures.shape[3]
+
+    def at(self, rows: Tensor) -> Scenes:
+        """Some of the scenes, by position."""
+        return Scenes(*(values[rows] for values in vars(self).values()))
+
+
+Intervene = Callable[[Scenes, Scenes], Tensor]
+Where = Callable[[Scenes], Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a cue is carried over: transplant(hosts, donors) -> pictures.
+
+    remove(members, fillers) takes it out of members; where(members) are the masks (n, 1, H, W) or
+    (H, W) of what is then replaced, None where that is everything. erase, where given, takes out
+    all that the probe may have been about, more than it carries over.
+    """
+
+    kind: str
+    transplant: Intervene
+    remove: Intervene
+    where: Where | None = None
+    erase: Intervene | None = None
+
+
+def fixed(kind: str, cells: Cells) -> Probe:
+    """What lies in cells (h, w) of the picture, in place."""
+
+    def mask(scenes: Scenes) -> Tensor:
+        return transfers.pixels(cells, *scenes.size).to(scenes.pictures.device)
+
+    def exchange(hosts: Scenes, donors: Scenes) -> Tensor:
+        return transfers.paste(hosts.pictures, donors.pictures, mask(hosts))
+
+    return Probe(kind, exchange, exchange, mask)
+
+
+def moving(scale: float, *, stays: bool) -> Probe:
+    """What is hot for the class but not for its runner-up, in a square window.
+
+    Pasted at its own place, or moved to where the host is looked at least.
+    """
+
+    def corners(scenes: Scenes) -> Tensor:
+        return transfers.window(scenes.heat - scenes.runner_up, scale)
+
+    def where(scenes: Scenes) -> Tensor:
+        return transfers.squares(corners(scenes), scale, *scenes.size)
+
+    def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
+        source = corners(donors)
+        target = source if stays else transfers.window(-hosts.heat, scale)
+        moved = transfers.shifted(donors.pictures, source, target)
+        mask = transfers.squares(target, scale, *hosts.size)
+        return transfers.paste(hosts.pictures, moved, mask)
+
+    def remove(members: Scenes, fillers: Scenes) -> Tensor:
+        return transfers.paste(members.pictures, fillers.pictures, where(members))
+
+    def erase(members: Scenes, fillers: Scenes) -> Tensor:
+        contrast = (members.heat - members.runner_up).relu()
+        mask = transfers.hot(contrast, OBJECT, *members.size)
+        return transfers.paste(members.pictures, fillers.pictures, mask)
+
+    return Probe("moving", transplant, remove, where, erase)
+
+
+def background() -> Probe:
+    """Everything but the objects: the host's, and what may be the donor's."""
+
+    def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
+        kept = transfers.hot(hosts.heat, OBJECT, *hosts.size)
+        kept |= transfers.hot(donors.runner_up, CONTEXT, *hosts.size)
+        return transfers.paste(hosts.pictures, donors.pictures, ~kept)
+
+    def where(members: Scenes) -> Tensor:
+        return ~transfers.hot(members.runner_up, CONTEXT, *members.size)
+
+    def remove(members: Scenes, fillers: Scenes) -> Tensor:
+        return transfers.paste(members.pictures, fillers.pictures, where(members))
+
+    return Probe("background", transplant, remove, where)
+
+
+def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:
+    """A statistic of the whole picture."""
+
+    def apply(hosts: Scenes, donors: Scenes) -> Tensor:
+        return transfer(hosts.pictures, donors.pictures)
+
+    return Probe(kind, apply, apply)
+
+
+def edge_cells() -> dict[str, Cells]:
+    """Cells (EDGE, EDGE) along each edge of the picture, and all around."""
+    names = ("top edge", "bottom edge", "left edge", "right edge")
+    cells = {name: np.zeros((EDGE, EDGE), bool) for name in names}
+    cells["top edge"][0] = cells["bottom edge"][-1] = True
+    cells["left edge"][:, 0] = cells["right edge"][:, -1] = True
+    return {**cells, "all edges": np.logical_or.reduce(list(cells.values()))}
+
+
+GENERAL: dict[str, Probe] = {
+    "background": background(),
+    "moving": moving(LARGE, stays=False),
+    "moving, small": moving(SMALL, stays=False),
+    "in place, small": moving(SMALL, stays=True),
+    "colour": whole("colour", transfers.colour),
+    "lighting": whole("lighting", transfers.lighting),
+    "texture": whole("texture", transfers.texture),
+}
+"""Probes that need no region and are tried for every class."""

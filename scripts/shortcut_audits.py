@@ -1,0 +1,48 @@
+"""A planted set through camaudit: the audit itself, and what it says of the set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from shortcut_sets import Recipe
+
+from pipeline.__main__ import audit
+from pipeline.config import Config, conf_dir, load
+
+SCRIPTS = Path(__file__).resolve().parent
+STAGES = "[explain,discover,verify,rank]"
+
+
+def settings(recipe: Recipe, seed: int, made: Path, out: Path, *overrides: str) -> Config:
+    """Settings that audit a set that `shortcut_training.make` made."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose(
+            "config",
+            [
+                "dataset=custom",
+                f"dataset.factory={SCRIPTS}/shortcut_sets.py:SavedSet",
+                f"+dataset.factory_args.path={made}/audited.npz",
+                "model=custom",
+                f"model.factory={SCRIPTS}/shortcut_training.py:build",
+                f"+model.factory_args.network={recipe.network}",
+                f"model.checkpoint={made}/network.pt",
+                "model.preprocess.resize=64",
+                "model.preprocess.mean=[0.5,0.5,0.5]",
+                "model.preprocess.std=[0.25,0.25,0.25]",
+                "loader.num_workers=0",
+                f"stages={STAGES}",
+                f"output_dir={out}",
+                f"run_id={recipe.name}-{seed}",
+                *overrides,
+            ],
+        )
+    return load(composed)
+
+
+def run(recipe: Recipe, seed: int, made: Path, out: Path, *overrides: str) -> Path:
+    """Audit a set; the folder of the run."""
+    config = settings(recipe, seed, made, out, *overrides)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    audit(config)
+    return config.folder
