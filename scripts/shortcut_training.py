@@ -91,9 +91,7 @@ def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
     return network
 
 
-def fit(
-    network: nn.Module, scenes: data.U8, labels: Labels, epochs: int, rate: float
-) -> nn.Module:
+def fit(network: nn.Module, scenes: data.U8, labels: Labels, epochs: int, rate: float) -> nn.Module:
     """Train on scenes (n, 64, 64, 3); the network in evaluation mode."""
     network.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
