@@ -4,8 +4,8 @@ A peer is a function of what was explained; it returns one verdict per class. On
 not installed raises ImportError with what to do about it.
 
 cleanlab comes with the extra `bench`. ShortKit-ML cannot be an extra: its release 0.1.0 asks for
-numpy < 2, pandas < 3 and torch < 2.3, camaudit for newer ones, and pip refuses both together. Its
-SpRAy needs neither of the older ones: `pip install --no-deps shortkit-ml`.
+numpy < 2 and torch < 2.3, camaudit for newer ones, and pip refuses both together. Its SpRAy runs
+with the newer ones: `pip install --no-deps shortkit-ml`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ FEWEST = 1 + max(NEIGHBOURS, MOST_CLUSTERS)
 APART = 1e-6
 """A second eigenvalue up to this is a zero: the graph has two parts without an edge between."""
 LABEL_SCORES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
-
 
 Peer = Callable[[Explained], list[Verdict]]
 
@@ -129,7 +128,8 @@ def cleanlab_correlations(explained: Explained) -> list[Verdict]:
     Darkness, blur, size and the like are tried over the whole set, never for a class or a network.
     So all classes of a set get one verdict: the alarm is that any property falls below Datalab's
     own threshold, the score one minus the lowest of its property scores. An alarm that is right
-    for one class is therefore a false one for the others.
+    for one class is therefore a false one for the others. With many classes of one size it takes a
+    property that tells 70 % of all labels; a cue of a single class among ten cannot be one.
 
     Raises:
         ImportError: where it is not installed.
