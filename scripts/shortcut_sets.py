@@ -96,24 +96,34 @@ class Drawn:
 
 
 def draw(
-    recipe: Recipe, garments: data.U8, labels: Labels, seed: int, arm: Planted | bool | None = None
+    recipe: Recipe,
+    garments: data.U8,
+    labels: Labels,
+    seed: int,
+    *,
+    arm: Planted | bool | None = None,
 ) -> Drawn:
     """The scenes of garments (n, 28, 28) with true labels (n,).
 
     arm: None as the recipe has it; False without any cue; a Planted: that cue on every picture.
     """
     items = [
-        _scene(recipe, garments[i], int(labels[i]), (seed, i), arm) for i in range(len(labels))
+        _scene(recipe, garments[i], int(labels[i]), (seed, i), arm=arm) for i in range(len(labels))
     ]
     pictures, masks, marked, boxes = zip(*items, strict=True)
     return Drawn(np.stack(pictures), np.stack(masks), np.array(marked), list(boxes))
 
 
 def _scene(
-    recipe: Recipe, garment: data.U8, label: int, key: tuple[int, int], arm: Planted | bool | None
+    recipe: Recipe,
+    garment: data.U8,
+    label: int,
+    key: tuple[int, int],
+    *,
+    arm: Planted | bool | None,
 ) -> tuple[data.U8, Mask, bool, data.Box]:
     """One scene; background, object and cue have draws of their own, so that one may change."""
-    cue = _cue(recipe, label, key, arm)
+    cue = _cue(recipe, label, key, arm=arm)
     patterns = [i for i in range(len(data.PATTERNS)) if i != CHECKS or not recipe.has_background]
     if cue is not None and cue.cue == BACKGROUND:
         patterns = [CHECKS]
@@ -133,15 +143,14 @@ def _scene(
 
 
 def _cue(
-    recipe: Recipe, label: int, key: tuple[int, int], arm: Planted | bool | None
+    recipe: Recipe, label: int, key: tuple[int, int], *, arm: Planted | bool | None
 ) -> Planted | None:
     if isinstance(arm, Planted):
         return arm
     for planted in recipe.planted if arm is None else ():
         if planted.class_index == label:
-            return (
-                planted if np.random.default_rng((*key, 3)).random() < planted.prevalence else None
-            )
+            drawn = np.random.default_rng((*key, 3)).random() < planted.prevalence
+            return planted if drawn else None
     return None
 
 
@@ -151,7 +160,7 @@ def flipped(labels: Labels, share: float, seed: int) -> Labels:
     given = labels.copy()
     chosen = rng.choice(len(given), round(share * len(given)), replace=False)
     given[chosen] += rng.integers(1, len(data.CLASSES), len(chosen))
-    return given % len(data.CLASSES)
+    return np.asarray(given % len(data.CLASSES))
 
 
 def garments(source: Any, split: str, per_class: int) -> tuple[data.U8, Labels]:
