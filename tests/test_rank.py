@@ -1,4 +1,4 @@
-"""rank on a small store made by hand: scores by their formulas, order, reasons."""
+"""rank on a small store made by hand: scores, order, reasons, batches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
+from pipeline.ranking.suspects import WEIGHTS
 from pipeline.schema import FINDINGS, MEMBERS, SUSPECTS, Setup, part_schema, plan_schema
 from pipeline.stages import rank
 from pipeline.store import Plan, RunFolder
@@ -67,16 +68,16 @@ def wrong(label_prob: float, confidence: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_label_errors_score_by_self_confidence_and_normalised_margin(suspects_of: Any) -> None:
-    found = suspects_of([{}, wrong(0.3, 0.6), wrong(0.01, 0.98), {}])
+def test_label_errors_by_how_likely_they_are_wrong_in_words_and_figures(suspects_of: Any) -> None:
+    found = suspects_of([{}] * 30 + [wrong(0.02, 0.98), wrong(0.001, 0.999)])
     assert [(s["image_id"], s["kind"]) for s in found] == [
-        ("2.png", "label_error"),
-        ("1.png", "label_error"),
+        ("31.png", "label_error"),
+        ("30.png", "label_error"),
     ]
-    for suspect, p, top in zip(found, (0.01, 0.3), (0.98, 0.6), strict=True):
-        assert suspect["score"] == pytest.approx(1 - (p + (p - top + 1) / 2) / 2)
-    assert found[0]["rank"] == 1
-    assert "labelled cat, which the model gives 1.0%; it says dog with 98.0%" in found[0]["reasons"]
+    assert 1 > found[0]["score"] > found[1]["score"] > 0.5
+    (reason,) = found[1]["reasons"]
+    assert "labelled cat, which the model gives 2.0%; it says dog with 98.0%" in reason
+    assert f"wrong with a probability of {found[1]['score']:.0%}" in reason
 
 
 def test_images_without_labels_are_no_label_errors(suspects_of: Any) -> None:
@@ -94,7 +95,7 @@ def test_empty_maps_and_close_calls(suspects_of: Any) -> None:
         ("0.png", "no_evidence"),
         ("1.png", "ambiguous"),
     ]
-    assert found[1]["score"] == pytest.approx(0.98 * rank.WEIGHTS["ambiguous"])
+    assert found[1]["score"] == pytest.approx(0.98 * WEIGHTS["ambiguous"])
 
 
 def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) -> None:
@@ -110,7 +111,7 @@ def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) 
 
 
 def test_one_row_per_image_with_all_reasons_the_strongest_first(suspects_of: Any) -> None:
-    (found,) = suspects_of([{**wrong(0.45, 0.5), "margin": 0.05}])
+    (found,) = suspects_of([{**wrong(0.001, 0.5), "margin": 0.05}])
     assert found["kind"] == "label_error"
     assert len(found["reasons"]) == 2
 
@@ -129,7 +130,7 @@ def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
     found = suspects_of([{}] * 4, prepare)
     assert [s["image_id"] for s in found] == ["1.png", "2.png", "0.png"]
     assert {s["finding_id"] for s in found} == {"f"}
-    assert found[0]["score"] == pytest.approx(0.9 * rank.WEIGHTS["shortcut"])
+    assert found[0]["score"] == pytest.approx(0.9 * WEIGHTS["shortcut"])
     assert "loses 90%" in found[0]["reasons"][0]
 
 
