@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ def test_label_errors_by_how_likely_they_are_wrong_in_words_and_figures(suspects
         ("31.png", "label_error"),
         ("30.png", "label_error"),
     ]
-    assert 1 > found[0]["score"] > found[1]["score"] > 0.5
+    assert 1 > found[0]["score"] > found[1]["score"] > 0.9
     (reason,) = found[1]["reasons"]
     assert "labelled cat, which the model gives 2.0%; it says dog with 98.0%" in reason
-    assert f"wrong with a probability of {found[1]['score']:.0%}" in reason
+    assert re.search(r"cat has \d\.\d% and dog the most: wrong with a probability of \d+%$", reason)
 
 
 def test_images_without_labels_are_no_label_errors(suspects_of: Any) -> None:

@@ -124,6 +124,22 @@ def fit(model: Singles, probe: Singles, labels: Ints) -> Pool:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Of n labels: how strongly the image alone speaks against it, the probability that it is
+    wrong, the most probable class, and the pooled probability of the label, (n,) each.
+
+    The evidence is the probability at even odds: a half where a label drawn blindly would be as
+    likely. Unlike the probability it does not fall as wrong labels become rare in a run, for a
+    label that the model is sure to be wrong is worth a look there too. Both give one order.
+    """
+
+    evidence: Floats
+    wrong: Floats
+    best: Ints
+    given: Floats
+
+
+@dataclass(frozen=True)
 class Labels:
     """Judges given labels: the pool, the probe of each fold, the fold of each planned image."""
 
@@ -156,17 +172,15 @@ class Labels:
         """These with the pool that suits a sample of labelled rows."""
         return replace(self, pool=fit(*self.opinions(rows), columns.classes(rows, "label_index")))
 
-    def judge(self, rows: pa.Table) -> tuple[Floats, Ints, Floats]:
-        """Of each row (n,): probability of a wrong label, where another class is more probable
-        (else 0), that class, and the pooled probability of the label.
-        """
+    def judge(self, rows: pa.Table) -> Judged:
+        """All rows; those without a label, or whose label is the most probable, are not suspect."""
         labels = columns.classes(rows, "label_index")
-        wrong, best, given = np.zeros(len(labels)), labels.copy(), np.ones(len(labels))
+        best, given = labels.copy(), np.zeros(len(labels))
         labelled = np.flatnonzero(labels != NO_CLASS)
         if len(labelled):
             log_probs = self.pool.log_probs(*self.opinions(rows.take(labelled)))
-            own = log_probs[np.arange(len(labelled)), labels[labelled]]
             best[labelled] = log_probs.argmax(axis=1)
-            given[labelled] = np.exp(own)
-            wrong[labelled] = self.pool.wrong(own, len(self.class_names))
-        return np.where(best == labels, 0, wrong), best, given
+            given[labelled] = log_probs[np.arange(len(labelled)), labels[labelled]]
+        n_classes, suspect = len(self.class_names), best != labels
+        evidence = replace(self.pool, noise=0.5).wrong(given, n_classes) * suspect
+        return Judged(evidence, self.pool.wrong(given, n_classes), best, np.exp(given))

@@ -3,8 +3,8 @@
 Every suspicion is a strength in [0, 1] times the weight of its kind; an image takes its highest
 score, and all its reasons:
 
-label_error: the probability that the given label is wrong (label_errors), where another class is
-  more probable;
+label_error: the evidence of the image against its label (label_errors.Judged), where another
+  class is more probable;
 shortcut: the image's reliance on the cue of a finding (how far its probability falls without the
   cue), or the finding's score where this image was not tried; half where only suspected;
 atypical_focus: 1 - limit / |z| of the focus statistic that is farthest from its class's median
@@ -62,7 +62,7 @@ class Evidence:
         """Scores (n, kinds), in the order of WEIGHTS, of rows with COLUMNS."""
         margin = columns.numbers(rows, "margin")
         strengths = {
-            "label_error": self.labels.judge(rows)[0],
+            "label_error": self.labels.judge(rows).evidence,
             "shortcut": self.members.strongest(columns.classes(rows, "index")),
             "no_evidence": columns.numbers(rows, "heatmap_max") == 0,
             "atypical_focus": self.usual.strength(*focus(rows)),
@@ -141,7 +141,7 @@ class _Words:
         self.evidence = evidence
         self.texts = rows.select(["index", *TEXTS, "margin"]).to_pylist()
         self.scores = evidence.scores(rows)
-        _, self.best, self.given = evidence.labels.judge(rows)
+        self.judged = evidence.labels.judge(rows)
         self.values, self.classes = focus(rows)
         self.distances = evidence.usual.distances(self.values, self.classes)
 
@@ -168,14 +168,15 @@ class _Words:
             yield WEIGHTS["shortcut"] * strength, words, finding
 
     def _label_error(self, row: int) -> str:
-        text = self.texts[row]
-        wrong = self.scores[row][0] / WEIGHTS["label_error"]
-        best = self.evidence.labels.class_names[self.best[row]]
+        text, judged = self.texts[row], self.judged
+        likeliest = self.evidence.labels.class_names[judged.best[row]]
+        words = f"labelled {text['label']}, which the model gives {text['label_prob']:.1%}"
+        if text["pred"] != text["label"]:
+            words += f"; it says {text['pred']} with {text['confidence']:.1%}"
         return (
-            f"labelled {text['label']}, which the model gives {text['label_prob']:.1%}; it says "
-            f"{text['pred']} with {text['confidence']:.1%}; with images that are looked at alike, "
-            f"{best} is likelier than {text['label']} ({self.given[row]:.1%}), and the label is "
-            f"wrong with a probability of {wrong:.0%}"
+            f"{words}; counting images that look alike to it, {text['label']} has "
+            f"{judged.given[row]:.1%} and {likeliest} the most: wrong with a probability of "
+            f"{judged.wrong[row]:.0%}"
         )
 
     def _atypical_focus(self, row: int) -> str:
