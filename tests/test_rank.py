@@ -137,3 +137,68 @@ def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
 
 def test_the_list_is_cut_at_its_limit(suspects_of: Any) -> None:
     assert len(suspects_of([wrong(0.1, 0.8)] * 9, limit=4)) == 4
+
+
+def mixed(n: int) -> list[dict[str, Any]]:
+    """Rows of all sorts: wrong labels, none, error rows, dead maps, embeddings zero or absent."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for _ in range(n):
+        p, shift = float(rng.uniform(0.001, 0.999)), rng.normal(size=2) / 4
+        row: dict[str, Any] = wrong(p, 1 - p) if p < 0.5 else {"label_prob": p, "confidence": p}
+        row |= {"loss": -float(np.log(p)), "margin": abs(2 * p - 1)}
+        top, probs = ([1, 0], [1 - p, p]) if p < 0.5 else ([0, 1], [p, 1 - p])
+        row |= {"top_index": top + [None] * 3, "top_prob": probs + [None] * 3}
+        row["embedding"] = ([[1, 0], [0, 1]][top[0]] + shift).tolist()
+        rows.append(row)
+    for number in range(0, n, 10):
+        rows[number] |= {"label": None, "label_index": None, "label_prob": None, "loss": None}
+        rows[number + 1] |= {"heatmap_max": 0.0, "embedding": [0.0, 0.0], "focus_border": None}
+        rows[number + 2] |= {"embedding": None}
+        rows[number + 3] = {"status": "error", **dict.fromkeys([*rows[number + 4], "heatmap_max"])}
+    return rows
+
+
+def test_batches_of_any_size_give_the_same_suspects_and_so_does_a_second_run(
+    suspects_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = mixed(80)
+    whole = suspects_of(rows)
+    assert suspects_of(rows) == whole
+    monkeypatch.setattr(rank, "MOST_ROWS", 7)
+    pieces = suspects_of(rows)
+    assert [s.pop("score") for s in pieces] == pytest.approx([s.pop("score") for s in whole])
+    assert pieces == whole
+    assert {s["kind"] for s in whole} == {"label_error", "no_evidence", "ambiguous"}
+    assert not {3, 13, 23} & {s["index"] for s in whole}
+
+
+def test_no_row_could_be_explained(suspects_of: Any) -> None:
+    error = {"status": "error", "pred_index": None, "label_prob": None, "heatmap_max": None}
+    assert suspects_of([error, error]) == []
+
+
+def test_a_list_of_no_suspects_is_a_table_too(suspects_of: Any) -> None:
+    assert suspects_of([wrong(0.1, 0.8)], limit=0) == []
+
+
+def test_classes_of_one_image_and_a_label_that_is_predicted_but_not_likeliest(
+    suspects_of: Any,
+) -> None:
+    dog: dict[str, Any] = {
+        "label": "dog",
+        "label_index": 1,
+        "pred": "dog",
+        "pred_index": 1,
+        "embedding": [0, 1],
+    }
+    assert suspects_of([{"embedding": [1, 0]}, dog]) == []
+    cat: dict[str, Any] = {"embedding": [1, 0.1]}
+    pairs = [(cat, i) for i in range(200)] + [
+        (dog | {"embedding": [0.1, 1]}, i) for i in range(200)
+    ]
+    spread = [{**row, "embedding": [v + i % 7 / 50 for v in row["embedding"]]} for row, i in pairs]
+    alike = {"label_prob": 0.51, "confidence": 0.51, "loss": 0.67, "margin": 0.2}
+    (found,) = suspects_of([*spread, alike | {"embedding": [0.1, 1.05]}])
+    assert found["image_id"] == "400.png"
+    assert found["reasons"][0].startswith("labelled cat, which the model gives 51.0%; counting")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.ranking import columns
@@ -52,7 +53,7 @@ class Members:
 def gathered(members: pa.Table, findings: pa.Table) -> Members:
     """From the tables of verify (MEMBERS, FINDINGS)."""
     rows = findings.to_pylist()
-    number = pa.compute.index_in(members["finding_id"], findings["finding_id"].combine_chunks())
+    number = pc.index_in(members["finding_id"], findings["finding_id"].combine_chunks())
     finding = number.to_numpy().astype(np.int64)
     reliance = columns.numbers(members, "reliance")
     score = columns.numbers(findings, "score")[finding]

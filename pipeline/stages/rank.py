@@ -68,7 +68,7 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
         use = (labels != NO_CLASS) & embeddings.any(axis=1)
         moments.add(embeddings[use], labels[use], weights[use], folds[use])
     unfitted = Labels(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
-    return unfitted.fitted(_labelled_sample(rows, seed))
+    return unfitted.fitted(_labelled_sample(rows, setup, seed))
 
 
 def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
@@ -80,10 +80,11 @@ def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
     return focus_outliers.learn(*suspects.focus(sample), len(setup.class_names), table.num_rows)
 
 
-def _labelled_sample(rows: Rows, seed: int) -> pa.Table:
+def _labelled_sample(rows: Rows, setup: Setup, seed: int) -> pa.Table:
     labelled = rows.to_table(columns=["index"], filter=OK & ds.field("label_index").is_valid())
     index = columns.classes(labelled, "index")
-    drawn = np.random.default_rng(seed).permutation(len(index))[:FIT_ROWS]
+    most = min(FIT_ROWS, CELLS // len(setup.class_names))
+    drawn = np.random.default_rng(seed).permutation(len(index))[:most]
     return _at(rows, index[drawn], label_errors.COLUMNS)
 
 
