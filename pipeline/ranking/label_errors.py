@@ -56,6 +56,11 @@ class Pool:
         pooled: Singles = scores - special.logsumexp(scores, axis=1, keepdims=True)
         return pooled
 
+    def of_labels(self, model: Singles, probe: Singles, labels: Ints) -> Floats:
+        """Pooled log-probabilities (n,) of labels (n,)."""
+        rows = np.arange(len(labels))
+        return self.log_probs(model, probe)[rows, labels].astype(np.float64)
+
     def wrong(self, given: Singles | Floats, n_classes: int) -> Floats:
         """Probability (n,) that labels of pooled log-probability `given` (n,) are wrong."""
         p, blind = np.exp(given.astype(np.float64)), self.noise / n_classes
@@ -93,34 +98,53 @@ def model_log_probs(
     return logs
 
 
-def fit(model: Singles, probe: Singles, labels: Ints) -> Pool:
+def fit(model: Singles, probe: Singles, labels: Ints, trusted: Floats) -> Pool:
     """The pool under which the given labels (n,) are most likely.
+
+    For the powers, a label counts so far as it is trusted: where wrong labels follow a rule, a
+    probe that has learned the rule foretells them, and must not be praised for it. The share of
+    noise is then that of all labels.
 
     A priori the model is taken at its word and the probe, whose many statistics do not vary apart
     as it takes them to, for a tenth, give or take a factor of e; the noise is USUAL_NOISE.
 
     Args:
         model: (n, K) log-probabilities.
-        probe: (n, K) log-likelihoods, by probes that have not seen the image's label.
+        probe: (n, K) log-probabilities, by probes that have not seen the image's label.
         labels: (n,) given.
+        trusted: (n,) in [0, 1].
     """
     start = np.array([np.log(Pool.model), np.log(Pool.probe), special.logit(Pool.noise)])
-    wrong, right = USUAL_NOISE
-    rows = np.arange(len(labels))
 
     def pool(parameters: Floats) -> Pool:
-        model, probe, noise = *np.exp(parameters[:2]), special.expit(parameters[2])
-        return Pool(float(model), float(probe), float(noise))
+        a, b, noise = *np.exp(parameters[:2]), special.expit(parameters[2])
+        return Pool(float(a), float(b), float(noise))
 
     def surprise(parameters: Floats) -> float:
-        tried = pool(parameters)
-        p = np.exp(tried.log_probs(model, probe)[rows, labels].astype(np.float64))
-        likelihood = np.log((1 - tried.noise) * p + tried.noise / model.shape[1]).sum()
-        prior = wrong * np.log(tried.noise) + right * np.log1p(-tried.noise)
-        return float(np.sum((parameters - start)[:2] ** 2) / 2 - likelihood - prior)
+        given = pool(parameters).of_labels(model, probe, labels)
+        far = float(np.sum((parameters - start)[:2] ** 2)) / 2
+        return far + _surprise(parameters[2], given, trusted, model.shape[1])
 
     options = {"xatol": 0.01, "fatol": 0.01, "maxiter": 200}
-    return pool(optimize.minimize(surprise, start, method="Nelder-Mead", options=options).x)
+    found = optimize.minimize(surprise, start, method="Nelder-Mead", options=options).x
+    powers = pool(found)
+    known = (powers.of_labels(model, probe, labels), np.ones(len(labels)), model.shape[1])
+    noise = optimize.minimize_scalar(_surprise, bounds=(-14, 7), args=known).x
+    return replace(powers, noise=float(special.expit(noise)))
+
+
+def _surprise(noise_logit: float, given: Floats, counts: Floats, n_classes: int) -> float:
+    """Minus the log-likelihood and the log-prior of a share of noise.
+
+    Args:
+        noise_logit: log-odds of the share.
+        given: (n,) pooled log-probabilities of the labels.
+        counts: (n,) how much each label counts.
+        n_classes: K.
+    """
+    noise, right = special.expit(noise_logit), special.expit(-noise_logit)
+    likelihood = counts @ np.log(right * np.exp(given) + noise / n_classes)
+    return -float(likelihood + special.xlogy(USUAL_NOISE, (noise, right)).sum())
 
 
 @dataclass(frozen=True)
@@ -150,7 +174,7 @@ class Labels:
     embedding_dim: int
 
     def opinions(self, rows: pa.Table) -> tuple[Singles, Singles]:
-        """Log-probabilities of the model and log-likelihoods of the probe, (n, K) each.
+        """Log-probabilities of the model and of the probe, (n, K) each, before they are pooled.
 
         Rows must have labels. Where there is no embedding, all classes are equal to the probe.
         """
@@ -159,7 +183,7 @@ class Labels:
         probed = np.zeros((len(fold), len(self.class_names)), np.float32)
         for number, probe in enumerate(self.probes):
             chosen = (fold == number) & embeddings.any(axis=1)
-            probed[chosen] = probe.log_likelihoods(embeddings[chosen])
+            probed[chosen] = probe.log_probs(embeddings[chosen])
         model = model_log_probs(
             *columns.top(rows),
             columns.classes(rows, "label_index"),
@@ -170,7 +194,9 @@ class Labels:
 
     def fitted(self, rows: pa.Table) -> Labels:
         """These with the pool that suits a sample of labelled rows."""
-        return replace(self, pool=fit(*self.opinions(rows), columns.classes(rows, "label_index")))
+        labels = columns.classes(rows, "label_index")
+        trusted = trust(columns.numbers(rows, "loss"), len(self.class_names))
+        return replace(self, pool=fit(*self.opinions(rows), labels, trusted))
 
     def judge(self, rows: pa.Table) -> Judged:
         """All rows; those without a label, or whose label is the most probable, are not suspect."""

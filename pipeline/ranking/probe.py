@@ -64,8 +64,8 @@ class Probe:
     def fitted(cls, counts: Floats, sums: Floats, products: Floats) -> Probe:
         """From the moments of its images: counts (K,), sums (K, d), products (d, d).
 
-        A class mean is drawn to the common mean as by one image that lies there, so a class of no
-        image is like any image; classes weigh the same, as the model knows how common they are.
+        Every class has one image more, at the common mean: a class of no image is like any image,
+        and rare.
         """
         n_images = counts.sum()
         if n_images == 0:
@@ -80,11 +80,12 @@ class Probe:
         slopes = linalg.solve(
             shrunk(within / np.outer(scale, scale), n_images), means.T, assume_a="pos"
         )
-        offsets = -(means.T * slopes).sum(axis=0) / 2
+        frequency = (counts + 1) / (n_images + len(counts))
+        offsets = np.log(frequency) - (means.T * slopes).sum(axis=0) / 2
         slopes /= scale[:, None]
         return cls(slopes, offsets - common @ slopes)
 
-    def log_likelihoods(self, embeddings: Singles) -> Singles:
+    def log_probs(self, embeddings: Singles) -> Singles:
         """(n, K) of embeddings (n, d), up to a number of each image's own."""
         scores: Singles = evened(embeddings) @ self.slopes + self.offsets
         return scores
