@@ -22,7 +22,7 @@ from pipeline.store import Plan, RunFolder
 GRID = (2, 2)
 
 
-def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
+def write_run(folder: Path, rows: list[dict[str, Any]], shard_size: int = 1000) -> RunFolder:
     """A finished explain and verify, with the given values in otherwise ordinary rows."""
     ordinary = {
         "label_index": 0, "label": "cat", "pred_index": 0, "pred": "cat", "confidence": 0.9,
@@ -31,11 +31,13 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
         "focus_entropy": 0.6,
     }  # fmt: skip
     full = [{**ordinary, "index": i, "image_id": f"{i}.png", **row} for i, row in enumerate(rows)]
-    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), len(full))
+    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), shard_size)
     run = RunFolder(folder)
     plan = pa.Table.from_pylist([{**row, "shard": 0} for row in full], plan_schema())
     store.write_plan(run, Plan(plan, setup))
-    store.commit_part(run, setup, 0, pa.Table.from_pylist(full, part_schema(GRID, 2)))
+    for shard in range(setup.n_shards):
+        own = [full[index] for index in setup.rows(shard)]
+        store.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema(GRID, 2)))
     store.write(pa.Table.from_pylist([], FINDINGS), run.analysis("findings"))
     store.write(pa.Table.from_pylist([], MEMBERS), run.analysis("members"))
     return run
@@ -46,10 +48,10 @@ def suspects_of(configure: Callable[..., Config]) -> Callable[..., list[dict[str
     """The suspects among the rows."""
 
     def go(
-        rows: list[dict[str, Any]], prepare: Any = None, limit: int = 100
+        rows: list[dict[str, Any]], prepare: Any = None, limit: int = 100, shard_size: int = 1000
     ) -> list[dict[str, Any]]:
         config = configure("dataset.root=x", "model.name=x", f"analysis.max_suspects={limit}")
-        run = write_run(config.folder, rows)
+        run = write_run(config.folder, rows, shard_size)
         if prepare:
             prepare(run)
         rank.run(config, Journal(config))
@@ -159,14 +161,15 @@ def mixed(n: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_batches_of_any_size_give_the_same_suspects_and_so_does_a_second_run(
+def test_batches_and_parts_of_any_size_give_the_same_suspects_and_so_does_a_second_run(
     suspects_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = mixed(80)
     whole = suspects_of(rows)
     assert suspects_of(rows) == whole
     monkeypatch.setattr(rank, "MOST_ROWS", 7)
-    pieces = suspects_of(rows)
+    monkeypatch.setattr(store, "PARTS_AHEAD", 2)
+    pieces = suspects_of(rows, shard_size=16)
     assert [s.pop("score") for s in pieces] == pytest.approx([s.pop("score") for s in whole])
     assert pieces == whole
     assert {s["kind"] for s in whole} == {"label_error", "no_evidence", "ambiguous"}
