@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
 """Before version 26, pyarrow writes lists of fixed size that are null, but cannot read them."""
+PARTS_AHEAD = 16
+"""Parts that may be in memory while rows are scanned in batches."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,7 @@ class Rows:
 
     def __init__(self, parts: list[Path]) -> None:
         self.parts = parts
-        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        self._dataset = ds.dataset(
-            [str(part) for part in parts],
-            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
-        )
+        self._dataset = _scannable(parts)
 
     def to_table(self, **scan: Any) -> pa.Table:
         """The columns and the rows passing the filter, in planned order, as pyarrow's to_table.
@@ -81,9 +79,14 @@ class Rows:
             return self._dataset.to_table(**scan)
 
     def to_batches(self, **scan: Any) -> Iterator[pa.RecordBatch]:
-        """As `to_table`, in pieces that need little memory."""
+        """As `to_table`, in pieces that need little memory, however slowly they are taken.
+
+        pyarrow would read ahead of a slow taker until it holds all parts, so it is given a few.
+        """
         with self._damage_named():
-            yield from self._dataset.to_batches(**scan)
+            for start in range(0, len(self.parts), PARTS_AHEAD):
+                some = _scannable(self.parts[start : start + PARTS_AHEAD])
+                yield from some.to_batches(**scan)
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -93,6 +96,14 @@ class Rows:
             for part in self.parts:
                 read(part)
             raise DataError(f"{self.parts[0].parent} cannot be read: {error}") from error
+
+
+def _scannable(parts: list[Path]) -> ds.Dataset:
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.dataset(
+        [str(part) for part in parts],
+        format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+    )
 
 
 def write(table: pa.Table, path: Path) -> None:

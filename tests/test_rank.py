@@ -1,7 +1,8 @@
-"""rank on a small store made by hand: scores by their formulas, order, reasons."""
+"""rank on a small store made by hand: scores, order, reasons, batches."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
+from pipeline.ranking.suspects import WEIGHTS
 from pipeline.schema import FINDINGS, MEMBERS, SUSPECTS, Setup, part_schema, plan_schema
 from pipeline.stages import rank
 from pipeline.store import Plan, RunFolder
@@ -20,7 +22,7 @@ from pipeline.store import Plan, RunFolder
 GRID = (2, 2)
 
 
-def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
+def write_run(folder: Path, rows: list[dict[str, Any]], shard_size: int = 1000) -> RunFolder:
     """A finished explain and verify, with the given values in otherwise ordinary rows."""
     ordinary = {
         "label_index": 0, "label": "cat", "pred_index": 0, "pred": "cat", "confidence": 0.9,
@@ -29,11 +31,13 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
         "focus_entropy": 0.6,
     }  # fmt: skip
     full = [{**ordinary, "index": i, "image_id": f"{i}.png", **row} for i, row in enumerate(rows)]
-    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), len(full))
+    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), shard_size)
     run = RunFolder(folder)
     plan = pa.Table.from_pylist([{**row, "shard": 0} for row in full], plan_schema())
     store.write_plan(run, Plan(plan, setup))
-    store.commit_part(run, setup, 0, pa.Table.from_pylist(full, part_schema(GRID, 2)))
+    for shard in range(setup.n_shards):
+        own = [full[index] for index in setup.rows(shard)]
+        store.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema(GRID, 2)))
     store.write(pa.Table.from_pylist([], FINDINGS), run.analysis("findings"))
     store.write(pa.Table.from_pylist([], MEMBERS), run.analysis("members"))
     return run
@@ -44,10 +48,10 @@ def suspects_of(configure: Callable[..., Config]) -> Callable[..., list[dict[str
     """The suspects among the rows."""
 
     def go(
-        rows: list[dict[str, Any]], prepare: Any = None, limit: int = 100
+        rows: list[dict[str, Any]], prepare: Any = None, limit: int = 100, shard_size: int = 1000
     ) -> list[dict[str, Any]]:
         config = configure("dataset.root=x", "model.name=x", f"analysis.max_suspects={limit}")
-        run = write_run(config.folder, rows)
+        run = write_run(config.folder, rows, shard_size)
         if prepare:
             prepare(run)
         rank.run(config, Journal(config))
@@ -67,16 +71,16 @@ def wrong(label_prob: float, confidence: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_label_errors_score_by_self_confidence_and_normalised_margin(suspects_of: Any) -> None:
-    found = suspects_of([{}, wrong(0.3, 0.6), wrong(0.01, 0.98), {}])
+def test_label_errors_by_how_likely_they_are_wrong_in_words_and_figures(suspects_of: Any) -> None:
+    found = suspects_of([{}] * 30 + [wrong(0.02, 0.98), wrong(0.001, 0.999)])
     assert [(s["image_id"], s["kind"]) for s in found] == [
-        ("2.png", "label_error"),
-        ("1.png", "label_error"),
+        ("31.png", "label_error"),
+        ("30.png", "label_error"),
     ]
-    for suspect, p, top in zip(found, (0.01, 0.3), (0.98, 0.6), strict=True):
-        assert suspect["score"] == pytest.approx(1 - (p + (p - top + 1) / 2) / 2)
-    assert found[0]["rank"] == 1
-    assert "labelled cat, which the model gives 1.0%; it says dog with 98.0%" in found[0]["reasons"]
+    assert 1 > found[0]["score"] > found[1]["score"] > 0.9
+    (reason,) = found[1]["reasons"]
+    assert "labelled cat, which the model gives 2.0%; it says dog with 98.0%" in reason
+    assert re.search(r"cat has \d\.\d% and dog the most: wrong with a probability of \d+%$", reason)
 
 
 def test_images_without_labels_are_no_label_errors(suspects_of: Any) -> None:
@@ -94,7 +98,7 @@ def test_empty_maps_and_close_calls(suspects_of: Any) -> None:
         ("0.png", "no_evidence"),
         ("1.png", "ambiguous"),
     ]
-    assert found[1]["score"] == pytest.approx(0.98 * rank.WEIGHTS["ambiguous"])
+    assert found[1]["score"] == pytest.approx(0.98 * WEIGHTS["ambiguous"])
 
 
 def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) -> None:
@@ -110,7 +114,7 @@ def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) 
 
 
 def test_one_row_per_image_with_all_reasons_the_strongest_first(suspects_of: Any) -> None:
-    (found,) = suspects_of([{**wrong(0.45, 0.5), "margin": 0.05}])
+    (found,) = suspects_of([{**wrong(0.001, 0.5), "margin": 0.05}])
     assert found["kind"] == "label_error"
     assert len(found["reasons"]) == 2
 
@@ -129,9 +133,75 @@ def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
     found = suspects_of([{}] * 4, prepare)
     assert [s["image_id"] for s in found] == ["1.png", "2.png", "0.png"]
     assert {s["finding_id"] for s in found} == {"f"}
-    assert found[0]["score"] == pytest.approx(0.9 * rank.WEIGHTS["shortcut"])
+    assert found[0]["score"] == pytest.approx(0.9 * WEIGHTS["shortcut"])
     assert "loses 90%" in found[0]["reasons"][0]
 
 
 def test_the_list_is_cut_at_its_limit(suspects_of: Any) -> None:
     assert len(suspects_of([wrong(0.1, 0.8)] * 9, limit=4)) == 4
+
+
+def mixed(n: int) -> list[dict[str, Any]]:
+    """Rows of all sorts: wrong labels, none, error rows, dead maps, embeddings zero or absent."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for _ in range(n):
+        p, shift = float(rng.uniform(0.001, 0.999)), rng.normal(size=2) / 4
+        row: dict[str, Any] = wrong(p, 1 - p) if p < 0.5 else {"label_prob": p, "confidence": p}
+        row |= {"loss": -float(np.log(p)), "margin": abs(2 * p - 1)}
+        top, probs = ([1, 0], [1 - p, p]) if p < 0.5 else ([0, 1], [p, 1 - p])
+        row |= {"top_index": top + [None] * 3, "top_prob": probs + [None] * 3}
+        row["embedding"] = ([[1, 0], [0, 1]][top[0]] + shift).tolist()
+        rows.append(row)
+    for number in range(0, n, 10):
+        rows[number] |= {"label": None, "label_index": None, "label_prob": None, "loss": None}
+        rows[number + 1] |= {"heatmap_max": 0.0, "embedding": [0.0, 0.0], "focus_border": None}
+        rows[number + 2] |= {"embedding": None}
+        rows[number + 3] = {"status": "error", **dict.fromkeys([*rows[number + 4], "heatmap_max"])}
+    return rows
+
+
+def test_batches_and_parts_of_any_size_give_the_same_suspects_and_so_does_a_second_run(
+    suspects_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = mixed(80)
+    whole = suspects_of(rows)
+    assert suspects_of(rows) == whole
+    monkeypatch.setattr(rank, "MOST_ROWS", 7)
+    monkeypatch.setattr(store, "PARTS_AHEAD", 2)
+    pieces = suspects_of(rows, shard_size=16)
+    assert [s.pop("score") for s in pieces] == pytest.approx([s.pop("score") for s in whole])
+    assert pieces == whole
+    assert {s["kind"] for s in whole} == {"label_error", "no_evidence", "ambiguous"}
+    assert not {3, 13, 23} & {s["index"] for s in whole}
+
+
+def test_no_row_could_be_explained(suspects_of: Any) -> None:
+    error = {"status": "error", "pred_index": None, "label_prob": None, "heatmap_max": None}
+    assert suspects_of([error, error]) == []
+
+
+def test_a_list_of_no_suspects_is_a_table_too(suspects_of: Any) -> None:
+    assert suspects_of([wrong(0.1, 0.8)], limit=0) == []
+
+
+def test_classes_of_one_image_and_a_label_that_is_predicted_but_not_likeliest(
+    suspects_of: Any,
+) -> None:
+    dog: dict[str, Any] = {
+        "label": "dog",
+        "label_index": 1,
+        "pred": "dog",
+        "pred_index": 1,
+        "embedding": [0, 1],
+    }
+    assert suspects_of([{"embedding": [1, 0]}, dog]) == []
+    cat: dict[str, Any] = {"embedding": [1, 0.1]}
+    pairs = [(cat, i) for i in range(200)] + [
+        (dog | {"embedding": [0.1, 1]}, i) for i in range(200)
+    ]
+    spread = [{**row, "embedding": [v + i % 7 / 50 for v in row["embedding"]]} for row, i in pairs]
+    alike = {"label_prob": 0.51, "confidence": 0.51, "loss": 0.67, "margin": 0.2}
+    (found,) = suspects_of([*spread, alike | {"embedding": [0.1, 1.05]}])
+    assert found["image_id"] == "400.png"
+    assert found["reasons"][0].startswith("labelled cat, which the model gives 51.0%; counting")

@@ -1,0 +1,50 @@
+"""Columns of the parts as arrays, a null as something that arithmetic passes over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.schema import TOP
+
+NO_CLASS = -1
+
+
+def numbers(rows: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column of numbers (n,), NaN for null."""
+    values: NDArray[np.float64] = rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def classes(rows: pa.Table, name: str) -> NDArray[np.int64]:
+    """A column of class indices (n,), NO_CLASS for null."""
+    values: NDArray[np.int64] = rows[name].fill_null(NO_CLASS).to_numpy(zero_copy_only=False)
+    return values.astype(np.int64)
+
+
+def vectors(rows: pa.Table, name: str, length: int) -> NDArray[np.float32]:
+    """A column of lists of one length as (n, length): a null list is zeros, a null in one NaN."""
+    column = rows[name].combine_chunks()
+    values = np.zeros((len(column), length), np.float32)
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    flat = column.filter(column.is_valid()).flatten()
+    values[there] = flat.to_numpy(zero_copy_only=False).reshape(-1, length)
+    return values
+
+
+def top(rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The most probable classes (n, TOP), NO_CLASS where there are fewer, and probabilities."""
+    probs = np.nan_to_num(vectors(rows, "top_prob", TOP))
+    index = np.nan_to_num(vectors(rows, "top_index", TOP), nan=NO_CLASS).astype(np.int64)
+    index[probs.sum(axis=1) == 0] = NO_CLASS
+    return index, probs
+
+
+def sample(groups: NDArray[np.int64], per_group: int, seed: int) -> NDArray[np.int64]:
+    """Positions, sorted, of up to `per_group` drawn members of each group (n,)."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[order], prepend=NO_CLASS - 1))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return np.sort(order[place < per_group])
