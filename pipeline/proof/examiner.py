@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ PRECISE = 0.7
 """Share of the largest gain of a class at which a smaller region is the better description."""
 SAME = 0.5
 """A candidate that loses more than this share of its gain without another is the same cue."""
-MOST_TRIED = 8
+MOST_TRIED = 6
 """Candidates of a class that are tried, those with the largest gain on screening."""
 
 
@@ -203,21 +204,38 @@ class Examiner:
         class_index: int,
         rng: np.random.Generator,
     ) -> list[Case]:
-        """Those that are cues of their own, the most precise first; the others say same_as."""
-        kept: list[Case] = []
-        for case in sorted(cases, key=_preference(cases)):
-            donors = _half(_donors(own, case.candidate), 1)
-            for other in kept:
-                cleaned = trial.without(other.probe, donors, hosts, rng)
-                n = self.limits.trials
-                left = trial.add(self.bench, case.probe, cleaned, hosts, class_index, n, rng)
-                gone = left.effect.gain < (1 - SAME) * case.gain
-                if gone or _shared_place(case.probe, other.probe, donors) > SAME:
-                    case.same_as = other.candidate["candidate_id"]
-                    break
-            else:
-                kept.append(case)
+        """Those that are cues of their own; the others are told which they are the same as."""
+        explains = {
+            (id(cause), id(case)): self._explains(cause, case, own, hosts, class_index, rng)
+            for cause, case in itertools.permutations(cases, 2)
+        }
+        kept, left = [], list(cases)
+        while left:
+            best = min(left, key=_preference(left, explains))
+            kept.append(best)
+            left.remove(best)
+            for case in [case for case in left if explains[id(best), id(case)]]:
+                case.same_as = best.candidate["candidate_id"]
+                left.remove(case)
         return kept
+
+    def _explains(
+        self,
+        cause: Case,
+        case: Case,
+        own: Scenes,
+        hosts: Scenes,
+        class_index: int,
+        rng: np.random.Generator,
+    ) -> bool:
+        """Whether a case does little once its donors are rid of the cause, or shares its place."""
+        donors = _half(_donors(own, case.candidate), 1)
+        if _shared_place(case.probe, cause.probe, donors) > SAME:
+            return True
+        cleaned = trial.without(cause.probe, donors, hosts, rng)
+        n = max(1, self.limits.trials // 2)
+        left = trial.add(self.bench, case.probe, cleaned, hosts, class_index, n, rng)
+        return left.effect.gain < (1 - SAME) * case.gain
 
     def _scenes(self, class_index: int) -> Scenes:
         """The sampled images of a class, as far as they are still predicted so."""
@@ -243,20 +261,21 @@ def set_hurdles(cases: list[Case], least: float) -> None:
             case.hurdle = effects.hurdle(np.array(others), least)
 
 
-def _preference(cases: list[Case]) -> Any:
-    """Sorts precise regions first, the smallest ahead; then by gain."""
+def _preference(cases: list[Case], explains: dict[tuple[int, int], bool]) -> Any:
+    """Sorts the case that explains most others first; then the smallest place, then by gain."""
     most = max((case.gain for case in cases), default=0.0)
 
-    def key(case: Case) -> tuple[bool, float, float]:
+    def key(case: Case) -> tuple[int, bool, float, float]:
+        explained = sum(explains[id(case), id(other)] for other in cases if other is not case)
         precise = case.area < 1 and case.gain >= PRECISE * most
-        return not precise, case.area if precise else 0.0, -case.gain
+        return -explained, not precise, case.area if precise else 0.0, -case.gain
 
     return key
 
 
 def _shared_place(one: Probe, other: Probe, donors: Scenes) -> float:
     """How far a place and what moves are the same in the donors: overlap over the smaller area."""
-    if one.where is None or other.where is None or "background" in (one.kind, other.kind):
+    if one.where is None or other.where is None:
         return 0.0
     masks = [
         where(donors).expand(len(donors), 1, *donors.size) for where in (one.where, other.where)

@@ -120,13 +120,11 @@ def background() -> Probe:
         kept |= transfers.hot(donors.runner_up, CONTEXT, *hosts.size)
         return transfers.paste(hosts.pictures, donors.pictures, ~kept)
 
-    def where(members: Scenes) -> Tensor:
-        return ~transfers.hot(members.runner_up, CONTEXT, *members.size)
-
     def remove(members: Scenes, fillers: Scenes) -> Tensor:
-        return transfers.paste(members.pictures, fillers.pictures, where(members))
+        around = ~transfers.hot(members.runner_up, OBJECT, *members.size)
+        return transfers.paste(members.pictures, fillers.pictures, around)
 
-    return Probe("background", transplant, remove, where)
+    return Probe("background", transplant, remove)
 
 
 def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:
