@@ -87,6 +87,7 @@ class Journal:
         self.counts: dict[str, int] = earlier.get("counts", {})
         self.warnings: list[str] = earlier.get("warnings", [])
         self.engine: dict[str, Any] = earlier.get("engine", {})
+        self.verification: dict[str, Any] = earlier.get("verification", {})
         self.write()
 
     def warn(self, text: str) -> None:
@@ -120,6 +121,7 @@ class Journal:
             "warnings": self.warnings,
             "device": self.attempt.device,
             "engine": self.engine,
+            "verification": self.verification,
             "seconds": self.attempt.seconds,
             "images_per_second": self.attempt.images_per_second,
             "versions": versions(),

@@ -229,6 +229,9 @@ class Examiner:
         rng: np.random.Generator,
     ) -> bool:
         """Whether a case does little once its donors are rid of the cause, or shares its place."""
+        scattered = case.candidate["cells"] is None and cause.candidate["cells"] is None
+        if scattered and case.probe.kind == cause.probe.kind:
+            return True  # two groups, or two sizes of the window
         donors = _half(_donors(own, case.candidate), 1)
         if _shared_place(case.probe, cause.probe, donors) > SAME:
             return True
@@ -262,13 +265,17 @@ def set_hurdles(cases: list[Case], least: float) -> None:
 
 
 def _preference(cases: list[Case], explains: dict[tuple[int, int], bool]) -> Any:
-    """Sorts the case that explains most others first; then the smallest place, then by gain."""
+    """Sorts the case that explains most others first; then the smallest place, then by gain.
+
+    A background that is no more than one of the others says least about what to look for.
+    """
     most = max((case.gain for case in cases), default=0.0)
 
-    def key(case: Case) -> tuple[int, bool, float, float]:
+    def key(case: Case) -> tuple[int, bool, float, bool, float]:
         explained = sum(explains[id(case), id(other)] for other in cases if other is not case)
         precise = case.area < 1 and case.gain >= PRECISE * most
-        return -explained, not precise, case.area if precise else 0.0, -case.gain
+        vague = case.probe.kind == "background"
+        return -explained, not precise, case.area if precise else 0.0, vague, -case.gain
 
     return key
 

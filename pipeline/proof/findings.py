@@ -9,7 +9,9 @@ from scipy import stats
 
 from pipeline.config import AnalysisConfig
 from pipeline.proof.examiner import Case
+from pipeline.schema import FINDINGS
 from pipeline.shortcuts import effects
+from pipeline.shortcuts.candidates import METADATA
 
 Row = dict[str, Any]
 
@@ -145,11 +147,32 @@ def false_alarms(cases: list[Case], limits: AnalysisConfig) -> tuple[int, int]:
     return sum(alarms.values()), len(alarms)
 
 
-def expectation(cases: list[Case], limits: AnalysisConfig) -> str:
-    """The false-alarm rate of this run, in words."""
-    found, tried = false_alarms(cases, limits)
-    most = effects.most_false(found, tried) if tried else 1.0
+def expectation(found: int, tried: int) -> str:
+    """The false-alarm rate of a run, in words."""
+    if not tried:
+        return "no pseudo-class could be formed: the rate of false findings is not known"
+    most = effects.most_false(found, tried)
     return (
         f"at this setting, expect fewer than {100 * most:.0f} false findings per 100 classes "
-        f"({found} on {tried} pseudo-classes, 95 % bound)"
+        f"(measured on {tried} pseudo-classes, {found} of them confirmed; 95 % bound)"
     )
+
+
+def of_metadata(candidates: list[Row]) -> list[Row]:
+    """Rows of FINDINGS for columns that go with a prediction; no picture was changed for them."""
+    return [
+        {
+            **dict.fromkeys(FINDINGS.names),
+            "finding_id": row["candidate_id"],
+            "class_name": row["class_name"],
+            "kind": METADATA,
+            "verdict": SUSPECTED,
+            "score": row["statistic"] / 2,
+            "p_value": row["p_value"],
+            "q_value": row["p_value"],
+            "example_ids": [],
+            "summary": f"{row['class_name']}: goes with {row['place']}. {row['raised_by']}.",
+        }
+        for row in candidates
+        if row["kind"] == METADATA
+    ]

@@ -19,10 +19,12 @@ from scipy import stats
 
 from pipeline.schema import CANDIDATES, IMAGE
 from pipeline.shortcuts import clusters, probes, regions
+from pipeline.shortcuts.metadata import Association
 from pipeline.shortcuts.probes import GENERAL, Probe
 from pipeline.shortcuts.regions import Cells, Floats
 from pipeline.shortcuts.sample import Sample
 
+METADATA = "metadata"
 MEMBER = 0.95
 MOST_REGIONS = 3
 MOST_GROUPS = 2
@@ -52,6 +54,26 @@ def of_class(
     for row in rows:
         full = {**dict.fromkeys(CANDIDATES.names), **shared, **row}
         yield {**full, "candidate_id": identity(full)}
+
+
+def of_metadata(found: Association, n_tests: int, name: str) -> dict[str, Any]:
+    """A row of CANDIDATES; its p-value holds for all tests together (Bonferroni)."""
+    told = (
+        f"{found.share:.0%} of the images with {found.column} = {found.value} are predicted so, "
+        f"{found.others:.0%} of the others, label for label ({found.column} and label: "
+        f"Cramer's V {found.confounding:.2f})"
+    )
+    row = {
+        "class_index": found.class_index,
+        "class_name": name,
+        "kind": METADATA,
+        "place": f"{found.column} = {found.value}",
+        "probe": METADATA,
+        "raised_by": told,
+        "statistic": found.share - found.others,
+        "p_value": min(1.0, found.p_value * n_tests),
+    }
+    return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": identity(row)}
 
 
 def probe_of(candidate: dict[str, Any]) -> Probe:

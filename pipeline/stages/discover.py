@@ -15,12 +15,13 @@ from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
 from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
-from pipeline.shortcuts import candidates, sample
+from pipeline.shortcuts import candidates, metadata, sample
 from pipeline.shortcuts.sample import Sample
-from pipeline.store import RunFolder
+from pipeline.store import Plan, Rows, RunFolder
 
 log = logging.getLogger(__name__)
 
+OK = ds.field("status") == "ok"
 LEAST = 8
 """A class with fewer live maps is not searched: nothing about it could be significant."""
 
@@ -32,8 +33,8 @@ def run(config: Config, _journal: Journal) -> None:
         NotFinished: where parts are missing.
     """
     folder = RunFolder(config.folder)
-    setup = store.read_plan(folder).setup
-    rows = store.rows(folder, setup)
+    plan = store.read_plan(folder)
+    setup, rows = plan.setup, store.rows(folder, plan.setup)
     store.write(class_table(rows, setup), folder.analysis("classes"))
     drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
     found = [
@@ -41,11 +42,12 @@ def run(config: Config, _journal: Journal) -> None:
         for class_index in np.unique(drawn.classes)
         for candidate in _candidates(config, setup, drawn, int(class_index))
     ]
+    found += _of_metadata(config, plan, rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     store.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
 
-def class_table(rows: ds.Dataset, setup: Setup) -> pa.Table:
+def class_table(rows: Rows, setup: Setup) -> pa.Table:
     """Counts and means of every class, in one pass over the rows (classes_schema)."""
     n_classes = len(setup.class_names)
     counts = {
@@ -55,7 +57,7 @@ def class_table(rows: ds.Dataset, setup: Setup) -> pa.Table:
     means = {name: _Mean(n_classes) for name in ("confidence", *FOCUS)}
     maps = _Mean(n_classes, setup.grid[0] * setup.grid[1])
     columns = ["label_index", "pred_index", "heatmap_max", "heatmap", "confidence", *FOCUS]
-    for batch in rows.to_batches(columns=columns, filter=ds.field("status") == "ok"):
+    for batch in rows.to_batches(columns=columns, filter=OK):
         predicted = batch["pred_index"].to_numpy(zero_copy_only=False)
         label = batch["label_index"].fill_null(-1).to_numpy(zero_copy_only=False)
         dead = batch["heatmap_max"].to_numpy() == 0
@@ -122,3 +124,23 @@ def _candidates(
     rng = np.random.default_rng((config.seed, class_index))
     name, permutations = setup.class_names[class_index], config.analysis.permutations
     return candidates.of_class(name, class_index, drawn, permutations, rng)
+
+
+def _of_metadata(config: Config, plan: Plan, rows: Rows) -> list[dict[str, Any]]:
+    """Rows of CANDIDATES for the manifest's further columns, where it has any."""
+    if "metadata" not in plan.table.column_names:
+        return []
+    said = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
+    columns = pa.Table.from_struct_array(plan.table["metadata"]).take(said["index"])
+    classes = [
+        said[name].fill_null(-1).to_numpy().astype(np.int64)
+        for name in ("pred_index", "label_index")
+    ]
+    tests = list(metadata.associations(columns, *classes))
+    limits, names = config.analysis, plan.setup.class_names
+    found = [candidates.of_metadata(test, len(tests), names[test.class_index]) for test in tests]
+    return [
+        row
+        for row in found
+        if row["statistic"] >= limits.min_effect and row["p_value"] < limits.fdr
+    ]

@@ -67,7 +67,7 @@ def run(config: Config, journal: Journal) -> None:
             counts={"planned": setup.n_images, "ok": setup.n_images - n_errors, "error": n_errors},
             accuracy=_accuracy(classes),
             warnings=journal.warnings,
-            tried=_tried(config, setup, candidates.num_rows),
+            tried=_tried(config, setup, candidates.num_rows, journal),
             findings=findings,
             suspects=shown,
             n_suspects=suspects.num_rows,
@@ -190,15 +190,17 @@ def _errors(rows: ds.Dataset) -> tuple[Counter[str], list[tuple[str, str]]]:
     return reasons, first
 
 
-def _tried(config: Config, setup: Setup, n_candidates: int) -> str:
-    """What was searched for shortcuts, in words."""
+def _tried(config: Config, setup: Setup, n_candidates: int, journal: Journal) -> str:
+    """What was searched for shortcuts, in words, and how often such a search is wrong."""
     limits = config.analysis
+    expected = journal.verification.get("false_findings", "")
     return (
         f"Up to {limits.sample_per_class:,} images of each of {len(setup.class_names):,} classes "
-        f"were compared; {page.plural(n_candidates, 'suspicious region')} went on to the test by "
+        f"were compared; {page.plural(n_candidates, 'candidate')} went on to the test by "
         f"intervention, where a shortcut must change {100 * limits.min_effect:g}% of the pictures "
-        f"more than its control does, at a false discovery rate of {100 * limits.fdr:g}%."
-    )
+        "more than its control does, and more than the same intervention does for other classes, "
+        f"at a false discovery rate of {100 * limits.fdr:g}%. {expected[:1].upper()}{expected[1:]}"
+    ).strip()
 
 
 def _facts(config: Config, setup: Setup, journal: Journal) -> dict[str, str]:

@@ -29,18 +29,19 @@ from pipeline import model, precision, store
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.ops import Journal, pick_device
-from pipeline.proof import findings
+from pipeline.proof import findings, sanity
 from pipeline.proof.bench import Bench
 from pipeline.proof.examiner import Case, Examiner, set_hurdles
 from pipeline.schema import FINDINGS, MEMBERS, Setup
 from pipeline.shortcuts import sample
+from pipeline.shortcuts.candidates import METADATA
 from pipeline.sources import open_source
-from pipeline.store import RunFolder
+from pipeline.store import Rows, RunFolder
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, _journal: Journal) -> None:
+def run(config: Config, journal: Journal) -> None:
     """Write findings.parquet and members.parquet.
 
     Raises:
@@ -50,33 +51,63 @@ def run(config: Config, _journal: Journal) -> None:
     """
     folder = RunFolder(config.folder)
     candidates = store.read(folder.analysis("candidates")).to_pylist()
-    rows: tuple[list[dict[str, Any]], ...] = ([], [])
-    if candidates:
-        setup = store.read_plan(folder).setup
-        images = store.rows(folder, setup)
-        drawn = sample.draw(images, setup, config.analysis.sample_per_class, config.seed)
-        examiner = Examiner(_bench(config, setup), drawn, config.analysis, config.seed)
-        rows = findings.tables(config.analysis, _cases(examiner, candidates), images)
-    for name, found, schema in zip(("findings", "members"), rows, (FINDINGS, MEMBERS), strict=True):
-        store.write(pa.Table.from_pylist(found, schema), folder.analysis(name))
+    setup = store.read_plan(folder).setup
+    images = store.rows(folder, setup)
+    cases = _cases(config, setup, images, candidates, journal)
+    found, members = findings.tables(config.analysis, cases, images)
+    found += findings.of_metadata(candidates)
+    for name, rows, schema in (("findings", found, FINDINGS), ("members", members, MEMBERS)):
+        store.write(pa.Table.from_pylist(rows, schema), folder.analysis(name))
 
 
-def _cases(examiner: Examiner, rows: list[dict[str, Any]]) -> list[Case]:
+def _cases(
+    config: Config, setup: Setup, images: Rows, rows: list[dict[str, Any]], journal: Journal
+) -> list[Case]:
     """Every candidate, screened, and tried where that is worth it."""
     by_class: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        by_class.setdefault(row["class_index"], []).append(row)
+        if row["kind"] != METADATA:
+            by_class.setdefault(row["class_index"], []).append(row)
+    if not by_class:
+        return []
+    drawn = sample.draw(images, setup, config.analysis.sample_per_class, config.seed)
+    examiner = Examiner(_bench(config, setup), drawn, config.analysis, config.seed)
+    _check_maps(examiner, config.seed, journal)
     cases = [
         case for own, candidates in by_class.items() for case in examiner.screen(own, candidates)
     ]
-    set_hurdles(cases, examiner.limits.min_effect)
-    log.info("%s", findings.expectation(cases, examiner.limits))
+    set_hurdles(cases, config.analysis.min_effect)
     for own in by_class:
         of_class = [case for case in cases if case.candidate["class_index"] == own]
         tried = examiner.try_class(own, of_class)
         cases += [case for case in tried if case not in of_class]
-    log.info("%d pictures were changed and asked about", examiner.bench.asked)
+    _tell(cases, examiner, config, journal)
     return cases
+
+
+def _check_maps(examiner: Examiner, seed: int, journal: Journal) -> None:
+    """Warn where the maps would be nearly the same, were the model's head another one."""
+    alike = sanity.similarity(examiner.bench, examiner.pool.screening, seed)
+    journal.verification["map_similarity_random_head"] = alike
+    if alike is not None and alike > sanity.HARDLY:
+        journal.warn(
+            f"the heatmaps hardly depend on the model's head (rank correlation {alike:.2f} with "
+            "those of a random one): they show where the layer is active, not what it decides by"
+        )
+
+
+def _tell(cases: list[Case], examiner: Examiner, config: Config, journal: Journal) -> None:
+    """Log and keep what this run's verdicts are worth, and what they cost."""
+    found, tried = findings.false_alarms(cases, config.analysis)
+    expected = findings.expectation(found, tried)
+    log.info("%s", expected)
+    log.info("%d pictures were changed and asked about", examiner.bench.asked)
+    journal.verification |= {
+        "pseudo_classes": tried,
+        "pseudo_classes_confirmed": found,
+        "false_findings": expected,
+        "pictures_asked": examiner.bench.asked,
+    }
 
 
 def _bench(config: Config, setup: Setup) -> Bench:
