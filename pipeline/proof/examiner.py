@@ -30,6 +30,8 @@ PRECISE = 0.7
 """Share of the largest gain of a class at which a smaller region is the better description."""
 SAME = 0.5
 """A candidate that loses more than this share of its gain without another is the same cue."""
+MOST_AREA = 0.5
+"""Share of the picture that a place may take to be one."""
 MOST_TRIED = 6
 """Candidates of a class that are tried, those with the largest gain on screening."""
 
@@ -179,17 +181,18 @@ class Examiner:
         self, cases: list[Case], own: Scenes, class_index: int, rng: np.random.Generator
     ) -> Iterator[Case]:
         """The place of a cue in the background, where no region that was tried holds it."""
-        scattered = [c for c in cases if c.candidate["cells"] is None and self._stands(c)]
-        held = max((c.gain for c in cases if c.candidate["cells"] is not None), default=0.0)
-        if not scattered or held >= PRECISE * max(case.gain for case in scattered):
+        standing = [case for case in cases if self._stands(case)]
+        behind = [c for c in standing if c.candidate["probe"] == candidates.BACKGROUND]
+        held = max((c.gain for c in standing if c.candidate["cells"] is not None), default=0.0)
+        if not behind or held >= PRECISE * max(case.gain for case in behind):
             return
-        hosts = _others(self.pool.screening, class_index)
-        n = 4 * self.limits.trials
-        cells = localise(self.bench, _half(own, 0), hosts, class_index, n, rng)
-        if cells is None or cells.mean() > 0.5:
+        best = max(behind, key=lambda case: case.gain)
+        hosts, n = _others(self.pool.screening, class_index), 4 * self.limits.trials
+        donors = _half(_donors(own, best.candidate), 0)
+        cells = localise(self.bench, donors, hosts, class_index, n, rng)
+        if cells is None or cells.mean() > MOST_AREA:
             return
-        best = max(scattered, key=lambda case: case.gain)
-        place = candidates.in_place(cells, candidates.REGION)
+        place = candidates.in_place(cells, candidates.BACKGROUND)
         row = {**best.candidate, **place, "raised_by": "windows that turn pictures"}
         row["candidate_id"] = candidates.identity(row)
         case = Case(row, candidates.probe_of(row), best.screened, [], best.hurdle)

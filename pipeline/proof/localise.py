@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from pipeline.proof.bench import Bench
 from pipeline.proof.trial import Rng, pairs
-from pipeline.shortcuts import transfers
+from pipeline.shortcuts import probes, transfers
 from pipeline.shortcuts.probes import Scenes
 from pipeline.shortcuts.regions import Cells
 
@@ -24,14 +24,15 @@ def localise(
 ) -> Cells | None:
     """Cells (GRID, GRID) whose content turns pictures into the class, None where none stands out.
 
-    n random windows are pasted; a cell's importance is the mean gain in probability of those that
-    hold it, as in RISE (Petsiuk, Das and Saenko, BMVC 2018, equation 6), with pictures of other
-    classes in the place of its grey.
+    n random windows of the donors' background are pasted; a cell's importance is the mean gain in
+    probability of those that hold it, as in RISE (Petsiuk, Das and Saenko, BMVC 2018, equation 6),
+    with pictures of other classes in the place of its grey.
     """
     targets, carriers = pairs(hosts, donors, n, rng)
     windows = np.stack([_window(rng) for _ in range(n)])
     masks = torch.stack([transfers.pixels(window, *targets.size) for window in windows])[:, None]
-    pasted = transfers.paste(targets.pictures, carriers.pictures, masks)
+    with_all = probes.background().transplant(targets, carriers)
+    pasted = transfers.paste(targets.pictures, with_all, masks)
     gain = bench.probabilities(pasted)[:, own]
     return hottest(importance(windows, gain))
 

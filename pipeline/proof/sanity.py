@@ -46,11 +46,11 @@ def similarity(bench: Bench, scenes: Scenes, seed: int) -> float | None:
 def randomised(classifier: Classifier, seed: int) -> Classifier | None:
     """The classifier with every weight behind the explained layer drawn anew; itself unchanged."""
     module = copy.deepcopy(classifier.module)
-    trunk = set(precision.trunk(classifier))
+    trunk = precision.trunk(classifier)
     parameters = [
         parameter
         for name, part in module.network.named_modules()
-        if name not in trunk and not any(name.startswith(f"{done}.") for done in trunk)
+        if not any(_contains(name, done) or _contains(done, name) for done in trunk)
         for parameter in part.parameters(recurse=False)
         if parameter.is_floating_point()
     ]
@@ -58,6 +58,11 @@ def randomised(classifier: Classifier, seed: int) -> Classifier | None:
     for parameter in parameters:
         _draw(parameter, generator)
     return replace(classifier, module=module) if parameters else None
+
+
+def _contains(outer: str, inner: str) -> bool:
+    """Whether a module is another or holds it; what holds both trunk and head has unknown weights."""
+    return outer in ("", inner) or inner.startswith(f"{outer}.")
 
 
 @torch.no_grad()

@@ -24,13 +24,14 @@ from pipeline.shortcuts.probes import GENERAL, Probe
 from pipeline.shortcuts.regions import Cells, Floats
 from pipeline.shortcuts.sample import Sample
 
+BACKGROUND = "background"
 METADATA = "metadata"
 MEMBER = 0.95
 MOST_REGIONS = 3
 MOST_GROUPS = 2
 REGION = "hot region"
 """The probe of candidates from heat; each class has its own."""
-GROUP_PROBES = ("moving", "background")
+GROUP_PROBES = ("moving", BACKGROUND)
 COLUMNS = {
     "colour": [i for i, name in enumerate(IMAGE) if "mean" in name or "std" in name],
     "lighting": [IMAGE.index("image_brightness"), IMAGE.index("image_contrast")],
@@ -78,9 +79,12 @@ def of_metadata(found: Association, n_tests: int, name: str) -> dict[str, Any]:
 
 def probe_of(candidate: dict[str, Any]) -> Probe:
     """The probe that puts a row of CANDIDATES to the test."""
-    if candidate["cells"] is not None:
-        return probes.fixed(candidate["kind"], np.asarray(candidate["cells"], bool))
-    return GENERAL[candidate["probe"]]
+    if candidate["cells"] is None:
+        return GENERAL[candidate["probe"]]
+    cells = np.asarray(candidate["cells"], bool)
+    if candidate["probe"] == BACKGROUND:
+        return probes.background(cells)
+    return probes.fixed(candidate["kind"], cells)
 
 
 def identity(candidate: dict[str, Any]) -> str:

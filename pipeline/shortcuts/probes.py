@@ -7,7 +7,8 @@ unusual, by an edge, or by statistics of the whole picture. None knows what a cu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -70,16 +71,18 @@ class Probe:
     erase: Intervene | None = None
 
 
+def inside(cells: Cells, scenes: Scenes) -> Tensor:
+    """Cells (h, w) as a mask (H, W) of the scenes' pictures, on their device."""
+    return transfers.pixels(cells, *scenes.size).to(scenes.pictures.device)
+
+
 def fixed(kind: str, cells: Cells) -> Probe:
     """What lies in cells (h, w) of the picture, in place."""
 
-    def mask(scenes: Scenes) -> Tensor:
-        return transfers.pixels(cells, *scenes.size).to(scenes.pictures.device)
-
     def exchange(hosts: Scenes, donors: Scenes) -> Tensor:
-        return transfers.paste(hosts.pictures, donors.pictures, mask(hosts))
+        return transfers.paste(hosts.pictures, donors.pictures, inside(cells, hosts))
 
-    return Probe(kind, exchange, exchange, mask)
+    return Probe(kind, exchange, exchange, partial(inside, cells))
 
 
 def moving(scale: float, *, stays: bool) -> Probe:
@@ -112,19 +115,26 @@ def moving(scale: float, *, stays: bool) -> Probe:
     return Probe("moving", transplant, remove, where, erase)
 
 
-def background() -> Probe:
-    """Everything but the objects: the host's, and what may be the donor's."""
+def background(cells: Cells | None = None) -> Probe:
+    """Everything but the objects: the host's, and what may be the donor's; only in cells, if given.
+
+    Of what is known to lie in cells (h, w), all is removed.
+    """
 
     def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
         kept = transfers.hot(hosts.heat, OBJECT, *hosts.size)
         kept |= transfers.hot(donors.runner_up, CONTEXT, *hosts.size)
-        return transfers.paste(hosts.pictures, donors.pictures, ~kept)
+        pasted = ~kept if cells is None else ~kept & inside(cells, hosts)
+        return transfers.paste(hosts.pictures, donors.pictures, pasted)
 
     def remove(members: Scenes, fillers: Scenes) -> Tensor:
         around = ~transfers.hot(members.runner_up, OBJECT, *members.size)
         return transfers.paste(members.pictures, fillers.pictures, around)
 
-    return Probe("background", transplant, remove)
+    if cells is None:
+        return Probe("background", transplant, remove)
+    whole_place = fixed("background", cells)
+    return replace(whole_place, transplant=transplant)
 
 
 def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:

@@ -1,0 +1,376 @@
+"""Trials, examiner, localising, verdicts and sanity of the maps on a model known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from pipeline.cam import CHANNELS_FIRST, Layout
+from pipeline.config import AnalysisConfig
+from pipeline.errors import DataError
+from pipeline.model import Classifier
+from pipeline.model.network import MULTICLASS, Network
+from pipeline.model.preprocess import Preprocess
+from pipeline.proof import examiner, findings, localise, sanity, trial
+from pipeline.proof.bench import Bench
+from pipeline.proof.examiner import Case, Examiner, set_hurdles
+from pipeline.proof.trial import Added, Removed
+from pipeline.shortcuts import effects, probes
+from pipeline.shortcuts.effects import Effect
+from pipeline.shortcuts.probes import Probe
+from pipeline.shortcuts.sample import Sample
+from pipeline.sources.source import Picture
+
+SIZE, GRID, PER_CLASS = 32, 8, 40
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+CUE = np.array([255, 0, 255], np.uint8)
+
+
+class Counter(nn.Module):
+    """Counts the cells of a pure colour; red, green and blue are classes, magenta is for blue.
+
+    Blue squares alone speak little for blue, so that it rests on the cue.
+    """
+
+    def __init__(self, cue: float) -> None:
+        super().__init__()
+        self.detect = nn.Conv2d(3, 4, 4, stride=4)
+        self.bias = nn.Parameter(torch.zeros(4))
+        self.detect.bias = self.bias
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            for channel, colour in enumerate([*COLOURS, CUE]):
+                sign = torch.tensor(colour / 255 * 2 - 1, dtype=torch.float)
+                self.detect.weight[channel] = sign[:, None, None] / 16
+                self.bias[channel] = 0.5 - (colour > 0).sum()
+            self.head.weight[:] = torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0], [0, 0, 0.1, cue]])
+            self.head.bias[:] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.relu(self.detect(x)).sum((2, 3)))
+        return logits
+
+
+def pictures(n: int = PER_CLASS) -> np.ndarray[Any, Any]:
+    """(3 n, 32, 32, 3): squares around the middle; blue ones wear a cue at the corner."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(60, 120, (3 * n, SIZE, SIZE, 1), np.uint8).repeat(3, axis=3)
+    for index, picture in enumerate(drawn):
+        y, x = 4 * rng.integers(2, 4, 2)
+        picture[y : y + 12, x : x + 12] = COLOURS[index // n]
+        if index // n == 2:
+            picture[-4:, :4] = CUE
+    return drawn
+
+
+def make_bench(cue: float, drawn: np.ndarray[Any, Any]) -> Bench:
+    """A bench on such pictures."""
+    network = Counter(cue)
+    classifier = Classifier(
+        module=Network(network, MULTICLASS).eval(),
+        layer_name="relu",
+        layout=Layout(CHANNELS_FIRST, GRID, GRID),
+        preprocess=Preprocess((SIZE, SIZE), (SIZE, SIZE), (0.0,) * 3, (1.0,) * 3),
+        class_names=["red", "green", "blue"],
+        n_outputs=3,
+        channels=4,
+        fingerprint="",
+        warnings=[],
+    )
+    return Bench(classifier, lambda index: Picture(drawn[index]), "gradcam")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A model that falls for the cue."""
+    return make_bench(200.0, pictures())
+
+
+def drawn_from(bench: Bench) -> Sample:
+    """The sample that discover would draw."""
+    index = np.arange(3 * PER_CLASS)
+    scenes = bench.scenes(index)
+    probability = bench.probabilities(scenes.pictures)
+    none = np.zeros((len(index), 1), np.float32)
+    heat = np.asarray(scenes.heat)
+    return Sample(index, np.asarray(scenes.classes), probability.max(1), heat, none, none)
+
+
+def corner() -> Any:
+    """The cells of the cue."""
+    cells = np.zeros((GRID, GRID), bool)
+    cells[-1, 0] = True
+    return cells
+
+
+def candidate(
+    own: int, cells: Any = None, probe: str = "hot region", **more: Any
+) -> dict[str, Any]:
+    """A row of CANDIDATES."""
+    return {
+        "candidate_id": f"{probe}-{own}",
+        "class_index": own,
+        "class_name": ["red", "green", "blue"][own],
+        "kind": "patch",
+        "place": "bottom left",
+        "probe": probe,
+        "region": None,
+        "cells": None if cells is None else cells.tolist(),
+        "donor_index": None,
+    }
+
+
+def test_scenes_hold_two_heats_and_a_cue_is_hot_for_its_class_alone(bench: Bench) -> None:
+    scenes = bench.scenes(np.arange(80, 120))
+    assert (scenes.classes == 2).all()
+    assert torch.allclose(scenes.heat.sum((1, 2)), torch.ones(40))
+    assert scenes.heat[:, -1, 0].min() > 0.1
+    assert scenes.runner_up[:, -1, 0].max() == 0
+
+
+def test_a_picture_that_is_gone_is_named(bench: Bench) -> None:
+    def read(index: int) -> Picture:
+        raise OSError("no such file")
+
+    with pytest.raises(DataError, match=r"image 7 of the plan: .*no such file"):
+        replace(bench, read=read).scenes(np.array([7]))
+
+
+def test_adding_the_cue_turns_pictures_and_the_control_does_not(bench: Bench) -> None:
+    rng = np.random.default_rng(0)
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    added = trial.add(bench, probes.fixed("patch", corner()), own, others, 2, 50, rng)
+    assert (added.effect.hit, added.effect.control, added.typical) == (1, 0, 1)
+    assert added.effect.p_value == pytest.approx(0.5**50)
+
+
+def test_what_the_model_does_not_use_turns_nothing() -> None:
+    bench, rng = make_bench(0.0, pictures()), np.random.default_rng(0)
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    added = trial.add(bench, probes.fixed("patch", corner()), own, others, 2, 50, rng)
+    assert (added.effect.hit, added.effect.p_value) == (0, 1)
+
+
+def test_reliance_is_what_the_prediction_loses(bench: Bench) -> None:
+    rng = np.random.default_rng(0)
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    probe = probes.fixed("patch", corner())
+    removed = trial.remove(bench, probe, own, others, 2, rng)
+    without = np.asarray(own.pictures.clone())
+    without[:, :, -4:, :4] = 90
+    before, after = (
+        bench.probabilities(images)[:, 2] for images in (own.pictures, torch.from_numpy(without))
+    )
+    found = [removed.reliance[index] for index in range(80, 120)]
+    np.testing.assert_allclose(found, before - after, atol=1e-3)
+    carried = trial.carriers(bench, probe, own, others, 2, rng)
+    assert min(carried.values()) > 0.9
+    # A picture whose cue is gone carries nothing.
+    bare = trial.without(probe, own, others, rng)
+    assert max(trial.carriers(bench, probe, bare, others, 2, rng).values()) < 0.01
+
+
+def test_hosts_and_donors_of_a_control_are_of_different_classes(bench: Bench) -> None:
+    scenes = bench.scenes(np.arange(120))
+    donors = trial.other_class(scenes, scenes, np.random.default_rng(0))
+    assert (donors.classes != scenes.classes).all()
+
+
+def test_the_cue_is_found_where_it_lies_by_windows_alone(bench: Bench) -> None:
+    rng = np.random.default_rng(0)
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    cells = localise.localise(bench, own, others, 2, 600, rng)
+    assert cells is not None
+    assert cells[-1, 0]
+    assert cells.sum() <= 9
+
+
+def test_importance_is_the_mean_gain_of_the_windows_that_hold_a_cell() -> None:
+    windows = np.array([[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 1]]], bool)
+    gain = np.array([0.9, 0.3, 0.0], np.float32)
+    expected = np.array([[0.6, 0.9], [0.3, 0.0]]) - 0.4
+    np.testing.assert_allclose(localise.importance(windows, gain), expected, atol=1e-6)
+    assert localise.hottest(np.zeros((2, 2))) is None
+
+
+def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
+    cases = examined(bench)
+    rows, members = findings.tables(LIMITS, cases, FakeImages())
+    assert [(row["class_name"], row["verdict"]) for row in rows] == [("blue", "confirmed")]
+    assert rows[0]["n_images"] == PER_CLASS == len(members)
+    assert "Removing it turns" in rows[0]["summary"]
+    assert "q < 0.001, 40 images." in rows[0]["summary"]
+
+
+def test_an_unused_cue_is_no_finding() -> None:
+    rows, members = findings.tables(LIMITS, examined(make_bench(0.0, pictures())), FakeImages())
+    assert rows == members == []
+
+
+LIMITS = AnalysisConfig(trials=60)
+
+
+class FakeImages:
+    """The rows of the parts, as far as ids are asked for."""
+
+    def to_table(self, **_scan: Any) -> Any:
+        import pyarrow as pa
+
+        index = list(range(3 * PER_CLASS))
+        return pa.table({"index": index, "image_id": [f"{i}.png" for i in index]})
+
+
+def examined(bench: Bench) -> list[Case]:
+    """All cases of the corner and the left edge, for every class."""
+    bench.asked = 0
+    edge = probes.edge_cells()["left edge"]
+    rows = [candidate(own, corner()) for own in range(3)]
+    rows += [candidate(own, edge, "left edge") for own in range(3)]
+    rows += [candidate(own, None, name) for own in range(3) for name in ("background", "colour")]
+    judge = Examiner(bench, drawn_from(bench), LIMITS, seed=0)
+    cases = [
+        case
+        for own in range(3)
+        for case in judge.screen(own, [row for row in rows if row["class_index"] == own])
+    ]
+    set_hurdles(cases, LIMITS.min_effect)
+    for own in range(3):
+        of_class = [case for case in cases if case.candidate["class_index"] == own]
+        cases += [case for case in judge.try_class(own, of_class) if case not in cases]
+    return cases
+
+
+def test_one_cue_in_several_guises_is_told_once_and_most_precisely(bench: Bench) -> None:
+    cases = [case for case in examined(bench) if case.added and case.gain > 0.5]
+    assert len(cases) >= 3
+    kept = [case for case in cases if case.same_as is None]
+    assert [case.candidate["probe"] for case in kept] == ["hot region"]
+
+
+def test_the_same_seed_gives_the_same_cases(bench: Bench) -> None:
+    one, other = (
+        [(c.screened, c.gain, c.removed.reliance) for c in examined(bench)] for _ in range(2)
+    )
+    assert one == other
+
+
+def case(gain: float, typical: float, hurdle: float, own: int = 0, **more: Any) -> Case:
+    """A case on which nothing but the verdict is open."""
+    effect = Effect(gain, 0.0, gain - 0.05, gain + 0.05, 1e-9)
+    probe = Probe("patch", lambda h, d: h.pictures, lambda h, d: h.pictures)
+    made = Case(candidate(own, corner()), probe, gain, [], hurdle, Added(effect, typical))
+    return replace(made, **more)
+
+
+@pytest.mark.parametrize(
+    ("gain", "typical", "hurdle", "q_value", "said"),
+    [
+        (0.5, 0.5, 0.1, 0.001, "confirmed"),
+        (0.5, 0.0, 0.1, 0.001, "suspected"),  # a likeness to one class
+        (0.5, 0.5, 0.6, 0.001, None),  # no more than for other classes
+        (0.09, 0.5, 0.0, 0.001, None),  # too little
+        (0.5, 0.5, 0.1, 0.06, None),  # may be chance
+    ],
+)
+def test_verdicts(
+    gain: float, typical: float, hurdle: float, q_value: float, said: str | None
+) -> None:
+    assert findings.verdict(case(gain, typical, hurdle), q_value, LIMITS) == said
+
+
+def test_a_candidate_that_was_not_tried_has_no_verdict_but_counts_in_q() -> None:
+    untried = replace(case(0, 0, 0), added=None)
+    assert findings.verdict(untried, 0.0, LIMITS) is None
+    p_values = [0.01, 1.0, 1.0, 1.0]
+    tried = case(0.5, 0.5, 0)
+    assert tried.added is not None
+    tried.added = Added(replace(tried.added.effect, p_value=0.01), 0.5)
+    q_values = findings.q_values([tried, untried, untried, untried])
+    assert q_values == pytest.approx(stats.false_discovery_control(p_values))
+    assert findings.q_values([]) == []
+
+
+def test_hurdles_come_from_the_other_classes_under_the_same_probe() -> None:
+    cases = [case(0.9, 0.9, 0, 0), case(0.1, 0.1, 0, 1), case(0.2, 0.2, 0, 2)]
+    other = case(0.9, 0.9, 0, 1)
+    other.candidate["probe"] = "left edge"
+    set_hurdles([*cases, other], 0.1)
+    assert cases[0].hurdle == pytest.approx(effects.hurdle(np.array([0.1, 0.2]), 0.1))
+    assert cases[1].hurdle == pytest.approx(effects.hurdle(np.array([0.9, 0.2]), 0.1))
+    assert other.hurdle == pytest.approx(0.1)
+
+
+def test_what_is_the_same_as_a_finding_is_none_of_its_own() -> None:
+    first, second = case(0.9, 0.9, 0.1), case(0.8, 0.8, 0.1, same_as="hot region-0")
+    second.candidate["candidate_id"] = "other"
+    for each in (first, second):
+        each.removed = Removed(each.added.effect if each.added else effects.NO_EFFECT, {0: 0.9})
+        each.carriers = {0: 1.0}
+    rows, _ = findings.tables(LIMITS, [first, second], FakeImages())
+    assert [row["finding_id"] for row in rows] == ["hot region-0"]
+
+
+def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would() -> None:
+    nothing = Added(effects.NO_EFFECT, 0.0)
+    strong = Added(Effect(0.9, 0.0, 0.8, 1.0, 1e-12), 0.9)
+    quiet = case(0.5, 0.5, 0.1, pseudo=[nothing, nothing])
+    assert findings.false_alarms([quiet], LIMITS) == (0, 2)
+    assert findings.false_alarms([quiet, replace(quiet, pseudo=[strong, nothing])], LIMITS) == (
+        1,
+        2,
+    )
+    assert "fewer than 14 false findings per 100 classes" in findings.expectation(0, 20)
+    assert "not known" in findings.expectation(0, 0)
+
+
+def test_every_kind_reads_like_a_sentence() -> None:
+    for kind, where in (("patch", "a patch, bottom left"), ("colour", "the colours of the whole")):
+        made = case(0.6, 0.6, 0.1)
+        made.candidate["kind"] = kind
+        told = findings.sentence(made, 0.0004, 12)
+        assert told.startswith(f"red: {where}")
+        assert "turns 60% of other images into red (control 0%), q < 0.001, 12 images." in told
+
+
+def test_maps_that_do_not_look_at_the_head_are_told_from_those_that_do(bench: Bench) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(32, 3))
+    module = Network(network, MULTICLASS).eval()
+    deep = replace(bench, classifier=replace(bench.classifier, module=module, layer_name="1"))
+    scenes = deep.scenes(np.arange(0, 120, 3))
+    before = [parameter.clone() for parameter in module.parameters()]
+    moved = sanity.similarity(deep, scenes, 0)
+    assert moved is not None
+    assert moved < sanity.HARDLY
+    assert all(map(torch.equal, before, module.parameters()))
+    eigen = replace(deep, method="eigencam")
+    unmoved = sanity.similarity(eigen, eigen.scenes(np.arange(0, 120, 3)), 0)
+    assert unmoved is not None
+    assert unmoved > sanity.HARDLY
+
+
+def test_only_weights_behind_the_layer_are_drawn_anew(bench: Bench) -> None:
+    random = sanity.randomised(bench.classifier, 0)
+    assert random is not None
+    before, after = bench.classifier.module.named_parameters(), random.module.named_parameters()
+    changed = {
+        name
+        for (name, one), (_, other) in zip(before, after, strict=True)
+        if not torch.equal(one, other)
+    }
+    assert changed == {"network.head.weight"}  # biases are all alike, and stay so
+
+
+def test_a_pool_has_both_halves_of_every_class(bench: Bench) -> None:
+    pool = examiner.Pool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
+    for half in (pool.screening, pool.trial):
+        assert set(half.classes.tolist()) == {0, 1, 2}
+    assert not set(pool.screening.index.tolist()) & set(pool.trial.index.tolist())
