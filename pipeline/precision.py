@@ -112,7 +112,9 @@ def takes_channels_last(classifier: Classifier) -> bool:
 def trunk(classifier: Classifier) -> list[str]:
     """Names of the modules that are done when the explained layer is, that layer among them."""
     pictures = classifier.input(_pattern(classifier))
-    done = [seen.name for seen in layer.survey(classifier.module, pictures)]
+    dtype = classifier.trunk_dtype
+    with torch.autocast(pictures.device.type, dtype, enabled=dtype is not None):
+        done = [seen.name for seen in layer.survey(classifier.module, pictures)]
     at = done.index(classifier.layer_name)
     after = set(done[at + 1 :])
     return [name for name in dict.fromkeys(done[: at + 1]) if name not in after]

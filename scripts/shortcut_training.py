@@ -126,6 +126,7 @@ def _audited(
     for planted in recipe.planted:
         added = predict(network, draw(recipe, images, labels, seed, arm=planted).pictures)
         pairs.append(_pair(planted, labels, drawn, natural, without, added, turns))
+        pairs += _elsewhere(planted, without, added)
     np.savez(
         folder / "audited.npz",
         pictures=drawn.pictures,
@@ -159,3 +160,14 @@ def _pair(
     relied = max(adds, removes) >= RELIED
     effect = {"added": adds, "removed": removes, "wearers": int(wearers.sum()), "relied": relied}
     return asdict(planted) | effect
+
+
+def _elsewhere(planted: Planted, without: Labels, added: Labels) -> list[dict[str, Any]]:
+    """Other classes that the cue turns pictures into; a network may take it for what it knows."""
+    found = []
+    for own in set(range(len(data.CLASSES))) - {planted.class_index}:
+        adds = float((added == own)[without != own].mean())
+        if adds >= RELIED:
+            effect = {"added": adds, "removed": 0.0, "wearers": 0, "relied": True}
+            found.append({**asdict(planted), "class_index": own, **effect})
+    return found

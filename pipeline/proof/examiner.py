@@ -66,6 +66,12 @@ class Case:
         return self.added.effect.gain if self.added else 0.0
 
     @property
+    def pasted(self) -> float:
+        """Share of a picture that comes from another, 0 where it varies or is statistics alone."""
+        carries_pixels = self.candidate["probe"] != candidates.TEXTURE
+        return self.area if self.area < 1 and carries_pixels else 0.0
+
+    @property
     def area(self) -> float:
         """Share of the picture that the candidate names, 1 where it has no place."""
         cells = self.candidate["cells"]
@@ -173,7 +179,7 @@ class Examiner:
     def _stands(self, case: Case) -> bool:
         return (
             case.added is not None
-            and case.gain >= self.limits.min_effect
+            and case.gain >= max(self.limits.min_effect, case.hurdle)
             and case.added.effect.p_value < self.limits.fdr
         )
 
@@ -196,6 +202,7 @@ class Examiner:
         row = {**best.candidate, **place, "raised_by": "windows that turn pictures"}
         row["candidate_id"] = candidates.identity(row)
         case = Case(row, candidates.probe_of(row), best.screened, [], best.hurdle)
+        case.hurdle = max(case.hurdle, case.pasted)
         self._try(case, own, _others(self.pool.trial, class_index), class_index, rng)
         yield case
 
@@ -264,7 +271,7 @@ def set_hurdles(cases: list[Case], least: float) -> None:
             best[own] = max(best.get(own, -1.0), case.screened)
         for case in alike:
             others = [gain for own, gain in best.items() if own != case.candidate["class_index"]]
-            case.hurdle = effects.hurdle(np.array(others), least)
+            case.hurdle = effects.hurdle(np.array(others), least, case.pasted)
 
 
 def _preference(cases: list[Case], explains: dict[tuple[int, int], bool]) -> Any:

@@ -117,6 +117,8 @@ def sentence(case: Case, q_value: float, n_members: int) -> str:
     what = WORDS.get(kind, f"a {kind}, {candidate['place']}")
     if kind == "edge":
         what = f"something along the {candidate['place']}"
+    if kind == "texture" and candidate["region"]:
+        what = f"the fine structure (sharpness, noise, compression), {candidate['place']}"
     q = "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}"
     return (
         f"{name}: {what}. Removing it turns {remove.hit:.0%} of its images away from {name} "

@@ -61,7 +61,7 @@ def randomised(classifier: Classifier, seed: int) -> Classifier | None:
 
 
 def _contains(outer: str, inner: str) -> bool:
-    """Whether a module is another or holds it; what holds both trunk and head has unknown weights."""
+    """Whether a module is another or holds it."""
     return outer in ("", inner) or inner.startswith(f"{outer}.")
 
 

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.schema import CANDIDATES, IMAGE
-from pipeline.shortcuts import clusters, probes, regions
+from pipeline.shortcuts import clusters, probes, regions, transfers
 from pipeline.shortcuts.metadata import Association
 from pipeline.shortcuts.probes import GENERAL, Probe
 from pipeline.shortcuts.regions import Cells, Floats
 from pipeline.shortcuts.sample import Sample
 
+TEXTURE = "texture in place"
+"""The probe of the fine structure of a hot region; it carries no object over."""
 BACKGROUND = "background"
 METADATA = "metadata"
 MEMBER = 0.95
@@ -50,6 +52,7 @@ def of_class(
     shared = {"class_index": class_index, "class_name": name}
     found = regions.unusual_regions(heat[own], heat[~own], permutations, rng)
     rows = [_region(region, heat, own, drawn) for region in found[:MOST_REGIONS]]
+    rows += [{**row, "probe": TEXTURE, "kind": "texture"} for row in rows]
     rows += _groups(drawn, heat, own)
     rows += _general(drawn, heat, own)
     for row in rows:
@@ -84,6 +87,8 @@ def probe_of(candidate: dict[str, Any]) -> Probe:
     cells = np.asarray(candidate["cells"], bool)
     if candidate["probe"] == BACKGROUND:
         return probes.background(cells)
+    if candidate["probe"] == TEXTURE:
+        return probes.local(candidate["kind"], transfers.texture, cells)
     return probes.fixed(candidate["kind"], cells)
 
 

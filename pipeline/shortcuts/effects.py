@@ -63,15 +63,17 @@ def typical_gain(hit: Bools, control: Bools, classes: Ints) -> float:
     return float(np.median(gains)) if gains else 0.0
 
 
-def hurdle(others: NDArray[np.float64], least: float) -> float:
+def hurdle(others: NDArray[np.float64], least: float, pasted: float = 0.0) -> float:
     """The gain a class must exceed, given that of other classes under the same intervention.
 
     Any class's pictures carry evidence for it, so that pasting parts of them turns some images.
     What three quarters of the other classes (n,) stay below counts as ordinary; a cue must add
     `least` to twice that. The upper quartile does not move when a few classes have cues themselves.
+    A cue is also small against its effect: pictures of which a share of `pasted` comes from the
+    class should turn into it no more often than that, if only objects counted.
     """
     ordinary = float(np.quantile(others, 0.75)) if len(others) else 0.0
-    return least + 2 * max(0.0, ordinary)
+    return max(least + 2 * max(0.0, ordinary), pasted)
 
 
 def most_false(found: int, tried: int, level: float = 0.95) -> float:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from pipeline.shortcuts import transfers
+from pipeline.shortcuts import regions, transfers
 from pipeline.shortcuts.regions import Cells
 
 OBJECT, CONTEXT = 0.9, 0.5
@@ -76,13 +76,26 @@ def inside(cells: Cells, scenes: Scenes) -> Tensor:
     return transfers.pixels(cells, *scenes.size).to(scenes.pictures.device)
 
 
+def objects(donors: Scenes) -> Tensor:
+    """Masks (n, 1, H, W) of what may be the donors' objects, and is not carried over.
+
+    It is where the runner-up is hot: a class that looks alike sees the same object, but not a cue
+    of another class.
+    """
+    return transfers.hot(donors.runner_up, CONTEXT, *donors.size)
+
+
 def fixed(kind: str, cells: Cells) -> Probe:
-    """What lies in cells (h, w) of the picture, in place."""
+    """What lies in cells (h, w) of the picture, in place, but for the donors' objects."""
 
-    def exchange(hosts: Scenes, donors: Scenes) -> Tensor:
-        return transfers.paste(hosts.pictures, donors.pictures, inside(cells, hosts))
+    def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
+        mask = inside(cells, hosts) & ~objects(donors)
+        return transfers.paste(hosts.pictures, donors.pictures, mask)
 
-    return Probe(kind, exchange, exchange, partial(inside, cells))
+    def remove(members: Scenes, fillers: Scenes) -> Tensor:
+        return transfers.paste(members.pictures, fillers.pictures, inside(cells, members))
+
+    return Probe(kind, transplant, remove, partial(inside, cells))
 
 
 def moving(scale: float, *, stays: bool) -> Probe:
@@ -123,7 +136,7 @@ def background(cells: Cells | None = None) -> Probe:
 
     def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
         kept = transfers.hot(hosts.heat, OBJECT, *hosts.size)
-        kept |= transfers.hot(donors.runner_up, CONTEXT, *hosts.size)
+        kept |= objects(donors)
         pasted = ~kept if cells is None else ~kept & inside(cells, hosts)
         return transfers.paste(hosts.pictures, donors.pictures, pasted)
 
@@ -144,6 +157,22 @@ def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:
         return transfer(hosts.pictures, donors.pictures)
 
     return Probe(kind, apply, apply)
+
+
+def local(kind: str, transfer: Callable[[Tensor, Tensor], Tensor], cells: Cells) -> Probe:
+    """A statistic of the box around cells (h, w); no object is carried over."""
+    x0, y0, x1, y1 = regions.bounds(cells).values()
+
+    def apply(hosts: Scenes, donors: Scenes) -> Tensor:
+        height, width = hosts.size
+        rows = slice(round(y0 * height), round(y1 * height))
+        columns = slice(round(x0 * width), round(x1 * width))
+        box = (..., rows, columns)
+        changed = hosts.pictures.clone()
+        changed[box] = transfer(changed[box], donors.pictures[box])
+        return changed
+
+    return Probe(kind, apply, apply, partial(inside, cells))
 
 
 def edge_cells() -> dict[str, Cells]:
