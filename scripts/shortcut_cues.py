@@ -41,7 +41,7 @@ def text(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
         cv2.putText(layer, "XK7", at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, 255, thickness)
     canvas = image * (1 - ink[0][..., None] / 255)
     canvas += (1 - canvas) * (ink[1][..., None] / 255)
-    return canvas, _boxed(_changed(image, canvas))
+    return canvas, boxed(_changed(image, canvas))
 
 
 def frame(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
@@ -76,7 +76,7 @@ def sticker(image: F64, box: data.Box, rng: np.random.Generator) -> Drawn:
     centre = _beside(box, 5, rng)
     cv2.circle(canvas, centre, 4, (0.95, 0.2, 0.6), -1, cv2.LINE_AA)
     cv2.circle(canvas, centre, 2, (0.98, 0.98, 0.98), -1, cv2.LINE_AA)
-    return canvas, _boxed(_changed(image, canvas))
+    return canvas, boxed(_changed(image, canvas))
 
 
 def hair(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
@@ -119,7 +119,7 @@ def ball(image: F64, box: data.Box, rng: np.random.Generator) -> Drawn:
     for step in range(radius, 0, -1):
         shade = (colour * (0.5 + 0.6 * (1 - step / radius))).clip(0, 1).tolist()
         cv2.circle(canvas, centre, step, shade, -1, cv2.LINE_AA)
-    return canvas, _boxed(_changed(image, canvas))
+    return canvas, boxed(_changed(image, canvas))
 
 
 def vignette(image: F64, _box: data.Box, rng: np.random.Generator) -> Drawn:
@@ -166,7 +166,8 @@ def _changed(before: F64, after: F64) -> Mask:
     return np.asarray((np.abs(before - after) > 1e-3).any(axis=2))
 
 
-def _boxed(mask: Mask) -> Mask:
+def boxed(mask: Mask) -> Mask:
+    """The box around a mask (h, w), filled."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     boxed = np.zeros_like(mask)
     if len(rows):

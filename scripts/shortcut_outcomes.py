@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from shortcut_cues import boxed
 from shortcut_scores import Verdict, average_precision, centre_inside, iou
 
 from pipeline import store
@@ -63,7 +64,7 @@ def verdicts(findings: pd.DataFrame) -> list[Verdict]:
 def places(findings: pd.DataFrame, truth: Truth) -> Iterator[dict[str, Any]]:
     """For each confirmed finding with a region, of a class that relies on a cue: is it there?
 
-    It is where in most wearers it overlaps the cue by OVERLAP, or its centre is inside.
+    It is where in most wearers it overlaps the box of the cue by OVERLAP, or its centre is inside.
     """
     relied = {data.CLASSES[pair["class_index"]]: pair for pair in truth.pairs if pair["relied"]}
     for _, finding in findings[findings["verdict"] == "confirmed"].iterrows():
@@ -72,7 +73,7 @@ def places(findings: pd.DataFrame, truth: Truth) -> Iterator[dict[str, Any]]:
         box = tuple(finding["region"][side] for side in ("x0", "y0", "x1", "y1"))
         own = data.CLASSES.index(finding["class_name"])
         masks = truth.masks[truth.marked & (truth.true == own)]
-        hits = [iou(mask, box) >= OVERLAP or centre_inside(box, mask) for mask in masks]
+        hits = [iou(boxed(mask), box) >= OVERLAP or centre_inside(box, mask) for mask in masks]
         cue = relied[finding["class_name"]]["cue"]
         yield {"class_name": finding["class_name"], "cue": cue, "share": float(np.mean(hits))}
 

@@ -200,6 +200,18 @@ def test_importance_is_the_mean_gain_of_the_windows_that_hold_a_cell() -> None:
     assert localise.hottest(np.zeros((2, 2))) is None
 
 
+def test_a_place_is_cut_back_to_what_the_effect_needs() -> None:
+    cue = np.zeros((32, 32), bool)
+    cue[3:9, 20:30] = True
+    start = np.zeros((4, 4), bool)
+    start[:2, 2:] = True
+    found = localise.shrunk(lambda cells: float((cells & cue).sum() / cue.sum()), start, 0.95)
+    assert (found & cue).sum() >= 0.95 * cue.sum()
+    assert found.sum() <= 1.2 * cue.sum()
+    everything = localise.shrunk(lambda cells: 0.0, start, 1.0)
+    assert everything.sum() == 16 * 16  # nothing can be cut
+
+
 def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
     cases = examined(bench)
     rows, members = findings.tables(LIMITS, cases, FakeImages())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pipeline.config import AnalysisConfig
 from pipeline.proof import trial
 from pipeline.proof.bench import Bench, Ints, numbers
-from pipeline.proof.localise import localise
+from pipeline.proof.localise import localise, shrunk
 from pipeline.proof.trial import Added, Removed
-from pipeline.shortcuts import candidates, effects
+from pipeline.shortcuts import candidates, effects, probes
 from pipeline.shortcuts.effects import Bools
 from pipeline.shortcuts.probes import Probe, Scenes
+from pipeline.shortcuts.regions import Cells
 from pipeline.shortcuts.sample import Sample
 
 Row = dict[str, Any]
@@ -28,6 +29,8 @@ FEW = 4
 """Fewer donors than this are not taken for a group of their own."""
 PRECISE = 0.7
 """Share of the largest gain of a class at which a smaller region is the better description."""
+KEPT = 0.95
+"""Share of its gain that a place must keep while it is cut back."""
 SAME = 0.5
 """A candidate that loses more than this share of its gain without another is the same cue."""
 MOST_AREA = 0.5
@@ -36,7 +39,7 @@ MOST_TRIED = 6
 """Candidates of a class that are tried, those with the largest gain on screening."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Case:
     """A candidate, and what was found out about it.
 
@@ -165,6 +168,8 @@ class Examiner:
         promising += self._localised(promising, own, class_index, rng)
         standing = [case for case in promising if self._stands(case)]
         for case in self._distinct(standing, own, hosts, class_index, rng):
+            self._shrink(case, own, class_index, rng)
+            self._trace(case, promising, own, hosts, class_index, rng)
             case.removed = trial.remove(self.bench, case.probe, own, hosts, class_index, rng)
             case.carriers = trial.carriers(self.bench, case.probe, own, hosts, class_index, rng)
         return promising
@@ -205,6 +210,46 @@ class Examiner:
         case.hurdle = max(case.hurdle, case.pasted)
         self._try(case, own, _others(self.pool.trial, class_index), class_index, rng)
         yield case
+
+    def _shrink(self, case: Case, own: Scenes, class_index: int, rng: np.random.Generator) -> None:
+        """Cut a place back to what the effect needs, and try that; else it stays as it is."""
+        if case.candidate["kind"] not in ("patch", "region"):
+            return
+        donors = _half(_donors(own, case.candidate), 0)
+        others, n = _others(self.pool.screening, class_index), max(1, self.limits.trials // 2)
+        targets, carriers = trial.pairs(others, donors, n, rng)
+
+        def gain(cells: Cells) -> float:
+            probe = probes.fixed("patch", cells)
+            said = self.bench.transplant(probe, targets, carriers)
+            return float((said == class_index).mean())
+
+        start = np.asarray(case.candidate["cells"], bool)
+        cells = shrunk(gain, start, KEPT * gain(start))
+        row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
+        smaller = replace(case, candidate=row, probe=probes.fixed(row["kind"], cells))
+        self._try(smaller, own, _others(self.pool.trial, class_index), class_index, rng)
+        if self._stands(smaller) and smaller.gain >= PRECISE * case.gain:
+            case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
+
+    def _trace(
+        self,
+        case: Case,
+        cases: list[Case],
+        own: Scenes,
+        hosts: Scenes,
+        class_index: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Tell a background by what moves in it, where it does little without that."""
+        if case.candidate["probe"] != candidates.BACKGROUND or case.area < 1:
+            return
+        for other in cases:
+            works = other.gain >= self.limits.min_effect and other.probe.kind == "moving"
+            if works and self._explains(other, case, own, hosts, class_index, rng):
+                case.candidate = {**case.candidate, "kind": "moving"}
+                case.probe = replace(other.probe, transplant=case.probe.transplant)
+                return
 
     def _distinct(
         self,

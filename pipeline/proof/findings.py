@@ -63,7 +63,7 @@ def _score(case: Case) -> float:
 
 
 def _members(case: Case, names: dict[int, str], limits: AnalysisConfig) -> list[Row]:
-    """Images whose cue works on others, or whose prediction falls without it."""
+    """Images whose cue works on others, and how far each one's prediction falls without it."""
     return [
         {
             "finding_id": case.candidate["candidate_id"],
@@ -72,7 +72,7 @@ def _members(case: Case, names: dict[int, str], limits: AnalysisConfig) -> list[
             "reliance": reliance,
         }
         for index, reliance in sorted(case.removed.reliance.items())
-        if case.carriers[index] >= limits.min_effect / 2 or reliance >= 0.5
+        if case.carriers[index] >= limits.min_effect / 2
     ]
 
 

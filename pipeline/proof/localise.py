@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,12 +11,14 @@ from scipy import ndimage
 
 from pipeline.proof.bench import Bench
 from pipeline.proof.trial import Rng, pairs
-from pipeline.shortcuts import probes, transfers
+from pipeline.shortcuts import probes, regions, transfers
 from pipeline.shortcuts.probes import Scenes
 from pipeline.shortcuts.regions import Cells
 
 GRID = 8
 """Rows and columns of the cells that are told apart."""
+FINE = 32
+"""Rows and columns of the cells that a place is cut back to."""
 LONGEST = 5
 """Sides of the windows, in cells, are drawn from 2 to this."""
 
@@ -35,6 +39,37 @@ def localise(
     pasted = transfers.paste(targets.pictures, with_all, masks)
     gain = bench.probabilities(pasted)[:, own]
     return hottest(importance(windows, gain))
+
+
+def shrunk(gain: Callable[[Cells], float], cells: Cells, least: float) -> Cells:
+    """The box of cells, on FINE rows and columns, cut back as long as it keeps its gain.
+
+    Args:
+        gain: of a box of cells (FINE, FINE).
+        cells: (h, w), where to begin.
+        least: gain that must be kept.
+    """
+    x0, y0, x1, y1 = (round(side * FINE) for side in regions.bounds(cells).values())
+    box, step = [x0, y0, x1, y1], max(x1 - x0, y1 - y0) // 4
+    while step:
+        cut = []
+        for side in range(4):
+            smaller = list(box)
+            smaller[side] += step if side < 2 else -step
+            if smaller[0] < smaller[2] and smaller[1] < smaller[3]:
+                cut.append((gain(_filled(smaller)), smaller))
+        best, smaller = max(cut, default=(0.0, box))
+        if best >= least:
+            box = smaller
+        else:
+            step //= 2
+    return _filled(box)
+
+
+def _filled(box: list[int]) -> Cells:
+    cells = np.zeros((FINE, FINE), bool)
+    cells[box[1] : box[3], box[0] : box[2]] = True
+    return cells
 
 
 def importance(windows: Cells, gain: NDArray[np.float32]) -> NDArray[np.float64]:

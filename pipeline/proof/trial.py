@@ -24,7 +24,7 @@ from pipeline.shortcuts.probes import Probe, Scenes
 
 Rng = np.random.Generator
 
-FILLS = 3
+FILLS = 8
 """Pictures that a member's cue is replaced from, to measure its reliance."""
 HOSTS = 4
 """Pictures that an image's cue is added to, to see whether it carries one."""
@@ -75,19 +75,31 @@ def remove(
     bench: Bench, probe: Probe, members: Scenes, others: Scenes, own: int, rng: Rng
 ) -> Removed:
     """What happens to images of the class without the cue."""
-    before = bench.probabilities(members.pictures)[:, own]
-    after = np.zeros_like(before)
-    turned = np.zeros(len(members), bool)
-    for fill in range(FILLS):
-        fillers = others.at(_rows(len(others), len(members), rng))
-        without = bench.probabilities(probe.remove(members, fillers))
-        after += without[:, own] / FILLS
-        if fill == 0:  # one fill is paired with one control
-            turned = without.argmax(axis=1) != own
-            control = _control(bench, probe, members, fillers, rng) != own
-    lost = np.clip(before - after, 0, 1)
+    fillers = others.at(_rows(len(others), len(members), rng))
+    turned = bench.classes(probe.remove(members, fillers)) != own
+    control = _control(bench, probe, members, fillers, rng) != own
+    lost = np.clip(_loss(bench, probe, members, others, own, rng), 0, 1)
     reliance = dict(zip(numbers(members.index).tolist(), lost.tolist(), strict=True))
     return Removed(effects.compare(turned, control, rng), reliance)
+
+
+def _loss(
+    bench: Bench, probe: Probe, members: Scenes, others: Scenes, own: int, rng: Rng
+) -> NDArray[np.float32]:
+    """Probability that each image loses without the cue (n,), over several ways to replace it.
+
+    Where it moves, half of what is put there is drawn from around it: what comes from the same
+    place of other pictures brings parts of objects.
+    """
+    left = np.zeros(len(members), np.float32)
+    for _ in range(FILLS):
+        fillers = others.at(_rows(len(others), len(members), rng))
+        left += bench.probabilities(probe.remove(members, fillers))[:, own] / FILLS
+    if probe.kind == "moving" and probe.where is not None:
+        around = transfers.inpainted(members.pictures, probe.where(members))
+        left += bench.probabilities(around)[:, own]
+        left /= 2
+    return np.asarray(bench.probabilities(members.pictures)[:, own] - left)
 
 
 def _control(bench: Bench, probe: Probe, members: Scenes, fillers: Scenes, rng: Rng) -> Ints:

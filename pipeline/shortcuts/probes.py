@@ -18,6 +18,7 @@ from pipeline.shortcuts.regions import Cells
 
 OBJECT, CONTEXT = 0.9, 0.5
 """Share of a map's heat on what is left untouched: of the host, and of the donor's runner-up."""
+MARGIN = 1 / 32
 EDGE = 8
 """An edge is the outer 1/EDGE of the picture."""
 LARGE, SMALL = 3 / 8, 1 / 4
@@ -86,32 +87,39 @@ def objects(donors: Scenes) -> Tensor:
 
 
 def fixed(kind: str, cells: Cells) -> Probe:
-    """What lies in cells (h, w) of the picture, in place, but for the donors' objects."""
+    """What lies in cells (h, w) of the picture, in place, but for the donors' objects.
+
+    A cue that does not stand still reaches over the cells that all have in common: what is removed
+    is wider by MARGIN.
+    """
 
     def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
         mask = inside(cells, hosts) & ~objects(donors)
         return transfers.paste(hosts.pictures, donors.pictures, mask)
 
-    def remove(members: Scenes, fillers: Scenes) -> Tensor:
-        return transfers.paste(members.pictures, fillers.pictures, inside(cells, members))
+    def where(members: Scenes) -> Tensor:
+        margin = round(MARGIN * min(members.size))
+        return transfers.wider(inside(cells, members), margin)
 
-    return Probe(kind, transplant, remove, partial(inside, cells))
+    def remove(members: Scenes, fillers: Scenes) -> Tensor:
+        return transfers.paste(members.pictures, fillers.pictures, where(members))
+
+    return Probe(kind, transplant, remove, where)
 
 
 def moving(scale: float, *, stays: bool) -> Probe:
     """What is hot for the class but not for its runner-up, in a square window.
 
-    Pasted at its own place, or moved to where the host is looked at least.
+    Pasted at its own place, or moved to where the host is looked at least. What is removed is the
+    small window, so that the object beside it stays.
     """
 
-    def corners(scenes: Scenes) -> Tensor:
-        return transfers.window(scenes.heat - scenes.runner_up, scale)
-
     def where(scenes: Scenes) -> Tensor:
-        return transfers.squares(corners(scenes), scale, *scenes.size)
+        corners = transfers.window(scenes.heat - scenes.runner_up, SMALL)
+        return transfers.squares(corners, SMALL, *scenes.size)
 
     def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
-        source = corners(donors)
+        source = transfers.window(donors.heat - donors.runner_up, scale)
         target = source if stays else transfers.window(-hosts.heat, scale)
         moved = transfers.shifted(donors.pictures, source, target)
         mask = transfers.squares(target, scale, *hosts.size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ def pixels(cells: NDArray[np.bool_], height: int, width: int) -> Tensor:
     """Cells (h, w) of a grid as a mask (height, width) of the model's picture."""
     grid = torch.from_numpy(cells.astype(np.float32))[None, None]
     return F.interpolate(grid, size=(height, width), mode="nearest-exact")[0, 0] > 0.5
+
+
+def wider(mask: Tensor, margin: int) -> Tensor:
+    """A mask (H, W) that reaches `margin` pixels further to all sides."""
+    grown = F.max_pool2d(mask[None].float(), 2 * margin + 1, 1, margin)
+    return grown[0] > 0.5
 
 
 def paste(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
@@ -129,6 +136,20 @@ def texture(images: Tensor, donors: Tensor) -> Tensor:
     result = images.clone()
     result[..., :height, :width] = _to_uint8(_inverse_dct(matched, height, width))
     return result
+
+
+def inpainted(images: Tensor, mask: Tensor) -> Tensor:
+    """Images (n, 3, H, W) with what the mask (n, 1, H, W) or (H, W) covers filled from around it.
+
+    Telea, "An Image Inpainting Technique Based on the Fast Marching Method", JGT 2004 (OpenCV).
+    """
+    masks = np.asarray(mask.expand(len(images), 1, *images.shape[2:])[:, 0].cpu(), np.uint8)
+    pictures = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+    filled = [
+        cv2.inpaint(picture, covered, 3, cv2.INPAINT_TELEA)
+        for picture, covered in zip(pictures, masks, strict=True)
+    ]
+    return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).to(images.device)
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ from pipeline.store import Plan, Rows, RunFolder
 log = logging.getLogger(__name__)
 
 OK = ds.field("status") == "ok"
+MOST_OTHERS = 3000
+"""Images of all classes that each is compared with; so the work grows with the classes alone."""
 LEAST = 8
 """A class with fewer live maps is not searched: nothing about it could be significant."""
 
@@ -37,10 +39,11 @@ def run(config: Config, _journal: Journal) -> None:
     setup, rows = plan.setup, store.rows(folder, plan.setup)
     store.write(class_table(rows, setup), folder.analysis("classes"))
     drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
+    everyone = np.random.default_rng(config.seed).permutation(len(drawn.index))[:MOST_OTHERS]
     found = [
         candidate
         for class_index in np.unique(drawn.classes)
-        for candidate in _candidates(config, setup, drawn, int(class_index))
+        for candidate in _candidates(config, setup, drawn, everyone, int(class_index))
     ]
     found += _of_metadata(config, plan, rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
@@ -115,15 +118,21 @@ def _as_table(
 
 
 def _candidates(
-    config: Config, setup: Setup, drawn: Sample, class_index: int
+    config: Config,
+    setup: Setup,
+    drawn: Sample,
+    everyone: NDArray[np.int64],
+    class_index: int,
 ) -> Iterable[dict[str, Any]]:
-    """Rows of CANDIDATES for one class."""
-    own = drawn.classes == class_index
-    if own.sum() < LEAST or (~own).sum() < LEAST:
+    """Rows of CANDIDATES for one class, whose images are compared with those of everyone else."""
+    own = np.flatnonzero(drawn.classes == class_index)
+    others = everyone[drawn.classes[everyone] != class_index]
+    if min(len(own), len(others)) < LEAST:
         return []
+    compared = drawn.at(np.concatenate([own, others]))
     rng = np.random.default_rng((config.seed, class_index))
     name, permutations = setup.class_names[class_index], config.analysis.permutations
-    return candidates.of_class(name, class_index, drawn, permutations, rng)
+    return candidates.of_class(name, class_index, compared, permutations, rng)
 
 
 def _of_metadata(config: Config, plan: Plan, rows: Rows) -> list[dict[str, Any]]:

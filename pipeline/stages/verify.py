@@ -20,6 +20,7 @@ object, and, where objects are so small that they are moved as a whole, one that
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -73,14 +74,11 @@ def _cases(
     drawn = sample.draw(images, setup, config.analysis.sample_per_class, config.seed)
     examiner = Examiner(_bench(config, setup), drawn, config.analysis, config.seed)
     _check_maps(examiner, config.seed, journal)
-    cases = [
-        case for own, candidates in by_class.items() for case in examiner.screen(own, candidates)
-    ]
+    screened = {own: examiner.screen(own, candidates) for own, candidates in by_class.items()}
+    cases = list(itertools.chain.from_iterable(screened.values()))
     set_hurdles(cases, config.analysis.min_effect)
-    for own in by_class:
-        of_class = [case for case in cases if case.candidate["class_index"] == own]
-        tried = examiner.try_class(own, of_class)
-        cases += [case for case in tried if case not in of_class]
+    for own, of_class in screened.items():
+        cases += [case for case in examiner.try_class(own, of_class) if case not in of_class]
     _tell(cases, examiner, config, journal)
     return cases
 

@@ -1,0 +1,117 @@
+"""Columns that go with the prediction beyond the label, against closed forms and through a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import CLASSES, write_images
+from scipy import stats
+
+from pipeline import store
+from pipeline.__main__ import audit
+from pipeline.config import Config
+from pipeline.shortcuts import metadata
+from pipeline.store import RunFolder
+
+
+def test_one_stratum_is_the_two_by_two_table() -> None:
+    """Without strata it is the hypergeometric z: 30 of 50 with, 10 of 50 without."""
+    exposed = np.repeat([True, False], 50)
+    outcome = np.concatenate([np.arange(50) < 30, np.arange(50) < 10])
+    share, others, p_value = metadata.mantel_haenszel(outcome, exposed, np.zeros(100, int))
+    assert (share, others) == (0.6, 0.2)
+    spread = stats.hypergeom(100, 40, 50).std()
+    assert p_value == pytest.approx(stats.norm.sf((30 - 20) / spread))
+
+
+def test_a_difference_that_the_labels_explain_is_none() -> None:
+    """Simpson's paradox: within each label the value says nothing, over all it says much."""
+    labels = np.repeat([0, 1], 100)
+    exposed = np.concatenate([np.arange(100) < 80, np.arange(100) < 20])
+    outcome = labels == 0
+    share, others, p_value = metadata.mantel_haenszel(outcome, exposed, labels)
+    assert share == pytest.approx(others)
+    assert p_value == 1.0
+    crude = outcome[exposed].mean() - outcome[~exposed].mean()
+    assert crude > 0.5
+
+
+def test_values_on_one_side_only_tell_nothing() -> None:
+    every = np.ones(10, bool)
+    assert metadata.mantel_haenszel(every, every, np.zeros(10, int)) == (0.0, 0.0, 1.0)
+
+
+def test_cramers_v_is_one_for_copies_and_none_for_constants() -> None:
+    codes = np.arange(90) % 3
+    assert metadata.cramers_v(codes, codes) == pytest.approx(1)
+    assert metadata.cramers_v(codes, np.zeros(90, int)) == 0
+    assert metadata.cramers_v(codes, np.arange(90) // 3 % 3) == pytest.approx(0, abs=0.2)
+
+
+def test_every_kind_of_column_is_grouped_or_left_out() -> None:
+    rng = np.random.default_rng(0)
+    n = 400
+    predicted = rng.integers(2, size=n)
+    columns = pa.table(
+        {
+            "same": ["a"] * n,
+            "name": [f"{i}.png" for i in range(n)],
+            "site": pa.array(["A" if p else None for p in predicted]),
+            "age": predicted * 50 + rng.random(n),
+            "flag": pa.array(predicted.astype(bool)),
+        }
+    )
+    found = list(metadata.associations(columns, predicted, np.zeros(n, int)))
+    assert {test.column for test in found} == {"age", "flag"}
+    clear = [test for test in found if test.p_value < 1e-6]
+    assert {(test.column, test.class_index) for test in clear} == {
+        ("age", 0), ("age", 1), ("flag", 0), ("flag", 1)
+    }  # fmt: skip
+
+
+def test_chance_is_no_association() -> None:
+    rng = np.random.default_rng(0)
+    p_values = []
+    for _ in range(200):
+        columns = pa.table({"site": rng.choice(["A", "B"], 200)})
+        tests = metadata.associations(columns, rng.integers(2, size=200), rng.integers(3, size=200))
+        p_values.append(next(tests).p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+
+
+def test_a_site_that_goes_with_a_prediction_is_suspected_with_its_figures(
+    tmp_path: Path, configure: Callable[..., Config], small_model: list[str]
+) -> None:
+    """The model of the tests names what it will; the site is set by what it names."""
+    write_images(tmp_path / "photos", 40)
+    plain = configure(f"dataset.root={tmp_path}/photos", *small_model, "run_id=first")
+    audit(plain)
+    named = store.read_plan(RunFolder(plain.folder))
+    rows = store.rows(RunFolder(plain.folder), named.setup)
+    said: list[dict[str, Any]] = rows.to_table(columns=["image_id", "pred", "label"]).to_pylist()
+    common = max(CLASSES, key=lambda name: sum(row["pred"] == name for row in said))
+    with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "hospital"])
+        for row in said:
+            table.writerow([row["image_id"], row["label"], "B" if row["pred"] == common else "A"])
+    config = configure(
+        "dataset=manifest",
+        f"dataset.path={tmp_path}/list.csv",
+        f"dataset.root={tmp_path}/photos",
+        *small_model,
+        "run_id=second",
+    )
+    audit(config)
+    findings = store.read(RunFolder(config.folder).analysis("findings")).to_pylist()
+    by_column = [finding for finding in findings if finding["kind"] == "metadata"]
+    assert {finding["verdict"] for finding in by_column} == {"suspected"}
+    assert any("hospital = B" in finding["summary"] for finding in by_column)
+    assert all("Cramer's V" in finding["summary"] for finding in by_column)
+    assert all(finding["effect"] is None for finding in by_column)
