@@ -17,9 +17,11 @@ from pipeline.errors import DataError
 from pipeline.model import Classifier
 from pipeline.model.network import MULTICLASS, Network
 from pipeline.model.preprocess import Preprocess
-from pipeline.proof import examiner, findings, localise, sanity, trial
+from pipeline.proof import findings, localise, sanity, trial
 from pipeline.proof.bench import Bench
-from pipeline.proof.examiner import Case, Examiner, set_hurdles
+from pipeline.proof.case import Case, set_hurdles
+from pipeline.proof.examiner import Examiner
+from pipeline.proof.pool import Pool
 from pipeline.proof.trial import Added, Removed
 from pipeline.shortcuts import effects, probes
 from pipeline.shortcuts.effects import Effect
@@ -382,7 +384,7 @@ def test_only_weights_behind_the_layer_are_drawn_anew(bench: Bench) -> None:
 
 
 def test_a_pool_has_both_halves_of_every_class(bench: Bench) -> None:
-    pool = examiner.Pool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
+    pool = Pool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
     for half in (pool.screening, pool.trial):
         assert set(half.classes.tolist()) == {0, 1, 2}
     assert not set(pool.screening.index.tolist()) & set(pool.trial.index.tolist())

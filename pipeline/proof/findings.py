@@ -8,7 +8,7 @@ import pyarrow.dataset as ds
 from scipy import stats
 
 from pipeline.config import AnalysisConfig
-from pipeline.proof.examiner import Case
+from pipeline.proof.case import Case
 from pipeline.schema import FINDINGS
 from pipeline.shortcuts import effects
 from pipeline.shortcuts.candidates import METADATA

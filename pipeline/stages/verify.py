@@ -32,7 +32,8 @@ from pipeline.errors import ConfigError
 from pipeline.ops import Journal, pick_device
 from pipeline.proof import findings, sanity
 from pipeline.proof.bench import Bench
-from pipeline.proof.examiner import Case, Examiner, set_hurdles
+from pipeline.proof.case import Case, set_hurdles
+from pipeline.proof.examiner import Examiner
 from pipeline.schema import FINDINGS, MEMBERS, Setup
 from pipeline.shortcuts import sample
 from pipeline.shortcuts.candidates import METADATA

@@ -1,0 +1,72 @@
+"""A candidate under examination, and what other classes say a gain must exceed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.proof import trial
+from pipeline.proof.trial import Added, Removed
+from pipeline.shortcuts import candidates, effects
+from pipeline.shortcuts.probes import Probe
+
+Row = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Case:
+    """A candidate, and what was found out about it.
+
+    screened is the gain on screening, pseudo what the two halves of the class do against each
+    other, added and removed the trial; carriers tells, by plan position, how much each image's cue
+    adds to others; same_as names the case that is the same cue, told more precisely.
+    """
+
+    candidate: Row
+    probe: Probe
+    screened: float
+    pseudo: list[Added]
+    hurdle: float = 0.0
+    added: Added | None = None
+    removed: Removed = trial.NOT_REMOVED
+    carriers: dict[int, float] = field(default_factory=dict)
+    same_as: str | None = None
+
+    @property
+    def category(self) -> tuple[str, bool]:
+        """Cases of one category are compared between classes."""
+        return self.candidate["probe"], self.candidate["donor_index"] is not None
+
+    @property
+    def gain(self) -> float:
+        """The gain on trial, 0 where there was none."""
+        return self.added.effect.gain if self.added else 0.0
+
+    @property
+    def pasted(self) -> float:
+        """Share of a picture that comes from another, 0 where it varies or is statistics alone."""
+        carries_pixels = self.candidate["probe"] != candidates.TEXTURE
+        return self.area if self.area < 1 and carries_pixels else 0.0
+
+    @property
+    def area(self) -> float:
+        """Share of the picture that the candidate names, 1 where it has no place."""
+        cells = self.candidate["cells"]
+        return 1.0 if cells is None else float(np.mean(cells))
+
+
+def set_hurdles(cases: list[Case], least: float) -> None:
+    """What each case must exceed, from what its category did for other classes on screening."""
+    by_category: dict[tuple[str, bool], list[Case]] = {}
+    for case in cases:
+        by_category.setdefault(case.category, []).append(case)
+    for alike in by_category.values():
+        best: dict[int, float] = {}
+        for case in alike:
+            own = case.candidate["class_index"]
+            best[own] = max(best.get(own, -1.0), case.screened)
+        for case in alike:
+            others = [gain for own, gain in best.items() if own != case.candidate["class_index"]]
+            case.hurdle = effects.hurdle(np.array(others), least, case.pasted)

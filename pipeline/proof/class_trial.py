@@ -1,0 +1,201 @@
+"""The trial of a class: what screening speaks for, tried, told apart, and told precisely."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config import AnalysisConfig
+from pipeline.proof import pool, trial
+from pipeline.proof.bench import Bench
+from pipeline.proof.case import Case
+from pipeline.proof.localise import localise, shrunk
+from pipeline.proof.pool import Pool
+from pipeline.proof.trial import Added
+from pipeline.shortcuts import candidates, probes
+from pipeline.shortcuts.probes import Probe, Scenes
+from pipeline.shortcuts.regions import Cells
+
+PRECISE = 0.7
+"""Share of the largest gain of a class at which a smaller region is the better description."""
+KEPT = 0.95
+"""Share of its gain that a place must keep while it is cut back."""
+SAME = 0.5
+"""A candidate that loses more than this share of its gain without another is the same cue."""
+MOST_AREA = 0.5
+"""Share of the picture that a place may take to be one."""
+
+
+@dataclass
+class ClassTrial:
+    """Everything the trial of a class needs: its images, and those of other classes.
+
+    own are its sampled images; one half of them, and pool.screening, choose; the other half, and
+    pool.trial, decide.
+    """
+
+    bench: Bench
+    limits: AnalysisConfig
+    class_index: int
+    own: Scenes
+    pool: Pool
+    rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        self.screening = pool.others(self.pool.screening, self.class_index)
+        self.hosts = pool.others(self.pool.trial, self.class_index)
+
+    def run(self, cases: list[Case]) -> list[Case]:
+        """The cases with what their trial showed, and those found on the way."""
+        for case in cases:
+            self._try(case)
+        cases = [*cases, *self._localised(cases)]
+        for case in self._distinct([case for case in cases if self._stands(case)]):
+            self._shrink(case)
+            self._trace(case, cases)
+            about = (self.bench, case.probe, self.own, self.hosts, self.class_index, self.rng)
+            case.removed, case.carriers = trial.remove(*about), trial.carriers(*about)
+        return cases
+
+    def _try(self, case: Case) -> None:
+        donors = self._donors(case, 1)
+        case.added = self._added(case.probe, donors, self.limits.trials)
+
+    def _added(self, probe: Probe, donors: Scenes, n: int) -> Added:
+        return trial.add(self.bench, probe, donors, self.hosts, self.class_index, n, self.rng)
+
+    def _donors(self, case: Case, which: int) -> Scenes:
+        return pool.half(pool.donors(self.own, case.candidate), which)
+
+    def _stands(self, case: Case) -> bool:
+        return (
+            case.added is not None
+            and case.gain >= max(self.limits.min_effect, case.hurdle)
+            and case.added.effect.p_value < self.limits.fdr
+        )
+
+    def _localised(self, cases: list[Case]) -> Iterator[Case]:
+        """The place of a cue in the background, where no region that was tried holds it."""
+        standing = [case for case in cases if self._stands(case)]
+        behind = [c for c in standing if c.candidate["probe"] == candidates.BACKGROUND]
+        held = max((c.gain for c in standing if c.candidate["cells"] is not None), default=0.0)
+        if not behind or held >= PRECISE * max(case.gain for case in behind):
+            return
+        best = max(behind, key=lambda case: case.gain)
+        n = 4 * self.limits.trials
+        donors = self._donors(best, 0)
+        cells = localise(self.bench, donors, self.screening, self.class_index, n, self.rng)
+        if cells is None or cells.mean() > MOST_AREA:
+            return
+        place = candidates.in_place(cells, candidates.BACKGROUND)
+        row = {**best.candidate, **place, "raised_by": "windows that turn pictures"}
+        row["candidate_id"] = candidates.identity(row)
+        case = Case(row, candidates.probe_of(row), best.screened, [], best.hurdle)
+        case.hurdle = max(case.hurdle, case.pasted)
+        self._try(case)
+        yield case
+
+    def _shrink(self, case: Case) -> None:
+        """Cut a place back to what the effect needs, and try that; else it stays as it is."""
+        if case.candidate["kind"] not in ("patch", "region"):
+            return
+        donors = self._donors(case, 0)
+        n = max(1, self.limits.trials // 2)
+        targets, carriers = trial.pairs(self.screening, donors, n, self.rng)
+
+        def gain(cells: Cells) -> float:
+            probe = probes.fixed("patch", cells)
+            said = self.bench.transplant(probe, targets, carriers)
+            return float((said == self.class_index).mean())
+
+        start = np.asarray(case.candidate["cells"], bool)
+        cells = shrunk(gain, start, KEPT * gain(start))
+        row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
+        smaller = replace(case, candidate=row, probe=probes.fixed(row["kind"], cells))
+        self._try(smaller)
+        if self._stands(smaller) and smaller.gain >= PRECISE * case.gain:
+            case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
+
+    def _trace(
+        self,
+        case: Case,
+        cases: list[Case],
+    ) -> None:
+        """Tell a background by what moves in it, where it does little without that."""
+        if case.candidate["probe"] != candidates.BACKGROUND or case.area < 1:
+            return
+        for other in cases:
+            works = other.gain >= self.limits.min_effect and other.probe.kind == "moving"
+            if works and self._explains(other, case):
+                case.candidate = {**case.candidate, "kind": "moving"}
+                case.probe = replace(other.probe, transplant=case.probe.transplant)
+                return
+
+    def _distinct(
+        self,
+        cases: list[Case],
+    ) -> list[Case]:
+        """Those that are cues of their own; the others are told which they are the same as."""
+        explains = {
+            (id(cause), id(case)): self._explains(cause, case)
+            for cause, case in itertools.permutations(cases, 2)
+        }
+        kept, left = [], list(cases)
+        while left:
+            best = min(left, key=_preference(left, explains))
+            kept.append(best)
+            left.remove(best)
+            for case in [case for case in left if explains[id(best), id(case)]]:
+                case.same_as = best.candidate["candidate_id"]
+                left.remove(case)
+        return kept
+
+    def _explains(
+        self,
+        cause: Case,
+        case: Case,
+    ) -> bool:
+        """Whether a case does little once its donors are rid of the cause, or shares its place."""
+        scattered = case.candidate["cells"] is None and cause.candidate["cells"] is None
+        if scattered and case.probe.kind == cause.probe.kind:
+            return True  # two groups, or two sizes of the window
+        donors = self._donors(case, 1)
+        if _shared_place(case.probe, cause.probe, donors) > SAME:
+            return True
+        cleaned = trial.without(cause.probe, donors, self.hosts, self.rng)
+        n = max(1, self.limits.trials // 2)
+        left = self._added(case.probe, cleaned, n)
+        return left.effect.gain < (1 - SAME) * case.gain
+
+
+def _preference(cases: list[Case], explains: dict[tuple[int, int], bool]) -> Any:
+    """Sorts the case that explains most others first; then the smallest place, then by gain.
+
+    A background that is no more than one of the others says least about what to look for.
+    """
+    most = max((case.gain for case in cases), default=0.0)
+
+    def key(case: Case) -> tuple[int, bool, float, bool, float]:
+        explained = sum(explains[id(case), id(other)] for other in cases if other is not case)
+        precise = case.area < 1 and case.gain >= PRECISE * most
+        vague = case.probe.kind == "background"
+        return -explained, not precise, case.area if precise else 0.0, vague, -case.gain
+
+    return key
+
+
+def _shared_place(one: Probe, other: Probe, donors: Scenes) -> float:
+    """How far a place and what moves are the same in the donors: overlap over the smaller area."""
+    if one.where is None or other.where is None:
+        return 0.0
+    masks = [
+        where(donors).expand(len(donors), 1, *donors.size) for where in (one.where, other.where)
+    ]
+    areas = torch.stack([mask.sum(dim=(1, 2, 3)) for mask in masks]).amin(dim=0)
+    shared = (masks[0] & masks[1]).sum(dim=(1, 2, 3)) / areas.clamp_min(1)
+    return float(shared.mean())

@@ -1,0 +1,60 @@
+"""Pictures that cues are carried into and out of, and how they are divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.proof.bench import Bench
+from pipeline.shortcuts.probes import Scenes
+from pipeline.shortcuts.sample import Sample
+
+FEW = 4
+"""Fewer donors than this are not taken for a group of their own."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures of all classes, of which the model is sure, for screening and for trials."""
+
+    screening: Scenes
+    trial: Scenes
+
+    @classmethod
+    def draw(cls, bench: Bench, drawn: Sample, trials: int, rng: np.random.Generator) -> Pool:
+        """Of every class alike, from its surer half: `trials` others for each class and purpose."""
+        rank = np.full(len(drawn.index), len(drawn.index))
+        labels = np.unique(drawn.classes)
+        for label in labels:
+            own = rng.permutation(np.flatnonzero(drawn.classes == label))
+            sure = own[drawn.confidence[own] >= np.median(drawn.confidence[own])]
+            rank[sure] = np.arange(len(sure))
+        wanted = 2 * trials * len(labels) // max(1, len(labels) - 1)
+        order = np.argsort(rank + rng.random(len(rank)) / 2)[:wanted]
+        chosen = order[rank[order] < len(rank)]
+        halves = [np.sort(drawn.index[chosen[rank[chosen] % 2 == half]]) for half in (0, 1)]
+        if not len(halves[1]):  # a picture of each class is all there is
+            halves = [halves[0], halves[0]]
+        return cls(*(bench.scenes(half) for half in halves))
+
+
+def others(scenes: Scenes, class_index: int) -> Scenes:
+    """The scenes of all other classes."""
+    return scenes.at(scenes.classes != class_index)
+
+
+def donors(own: Scenes, row: dict[str, Any]) -> Scenes:
+    """The images of a class that a candidate names, or all where it names few or none."""
+    named = torch.as_tensor(row["donor_index"] or [], device=own.index.device, dtype=torch.int64)
+    chosen = own.at(torch.isin(own.index, named))
+    return chosen if len(chosen) >= FEW else own
+
+
+def half(scenes: Scenes, which: int) -> Scenes:
+    """Every second image, which is 0 or 1, in an order that has nothing to do with the plan's."""
+    order: NDArray[np.int64] = np.random.default_rng(len(scenes)).permutation(len(scenes))
+    return scenes.at(torch.from_numpy(np.sort(order[which::2] if len(order) > 1 else order)))
