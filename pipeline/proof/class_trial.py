@@ -121,25 +121,18 @@ class ClassTrial:
         if self._stands(smaller) and smaller.gain >= PRECISE * case.gain:
             case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
 
-    def _trace(
-        self,
-        case: Case,
-        cases: list[Case],
-    ) -> None:
+    def _trace(self, case: Case, cases: list[Case]) -> None:
         """Tell a background by what moves in it, where it does little without that."""
         if case.candidate["probe"] != candidates.BACKGROUND or case.area < 1:
             return
         for other in cases:
             works = other.gain >= self.limits.min_effect and other.probe.kind == "moving"
-            if works and self._explains(other, case):
+            if works and self._does_little_without(other, case):
                 case.candidate = {**case.candidate, "kind": "moving"}
                 case.probe = replace(other.probe, transplant=case.probe.transplant)
                 return
 
-    def _distinct(
-        self,
-        cases: list[Case],
-    ) -> list[Case]:
+    def _distinct(self, cases: list[Case]) -> list[Case]:
         """Those that are cues of their own; the others are told which they are the same as."""
         explains = {
             (id(cause), id(case)): self._explains(cause, case)
@@ -155,21 +148,22 @@ class ClassTrial:
                 left.remove(case)
         return kept
 
-    def _explains(
-        self,
-        cause: Case,
-        case: Case,
-    ) -> bool:
+    def _explains(self, cause: Case, case: Case) -> bool:
         """Whether a case does little once its donors are rid of the cause, or shares its place."""
         scattered = case.candidate["cells"] is None and cause.candidate["cells"] is None
         if scattered and case.probe.kind == cause.probe.kind:
             return True  # two groups, or two sizes of the window
+        if cause.gain < SAME * case.gain:
+            return False  # it may be a part of the cue, but does not tell it
         donors = self._donors(case, 1)
         if _shared_place(case.probe, cause.probe, donors) > SAME:
             return True
+        return self._does_little_without(cause, case)
+
+    def _does_little_without(self, cause: Case, case: Case) -> bool:
+        donors = self._donors(case, 1)
         cleaned = trial.without(cause.probe, donors, self.hosts, self.rng)
-        n = max(1, self.limits.trials // 2)
-        left = self._added(case.probe, cleaned, n)
+        left = self._added(case.probe, cleaned, max(1, self.limits.trials // 2))
         return left.effect.gain < (1 - SAME) * case.gain
 
 
@@ -183,7 +177,7 @@ def _preference(cases: list[Case], explains: dict[tuple[int, int], bool]) -> Any
     def key(case: Case) -> tuple[int, bool, float, bool, float]:
         explained = sum(explains[id(case), id(other)] for other in cases if other is not case)
         precise = case.area < 1 and case.gain >= PRECISE * most
-        vague = case.probe.kind == "background"
+        vague = case.probe.kind == "background" and case.area == 1
         return -explained, not precise, case.area if precise else 0.0, vague, -case.gain
 
     return key
