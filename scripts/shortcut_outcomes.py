@@ -73,6 +73,8 @@ def places(findings: pd.DataFrame, truth: Truth) -> Iterator[dict[str, Any]]:
         box = tuple(finding["region"][side] for side in ("x0", "y0", "x1", "y1"))
         own = data.CLASSES.index(finding["class_name"])
         masks = truth.masks[truth.marked & (truth.true == own)]
+        if not len(masks):
+            continue  # none of its own pictures has the cue, which may then be anywhere
         hits = [iou(boxed(mask), box) >= OVERLAP or centre_inside(box, mask) for mask in masks]
         cue = relied[finding["class_name"]]["cue"]
         yield {"class_name": finding["class_name"], "cue": cue, "share": float(np.mean(hits))}

@@ -101,24 +101,29 @@ class ClassTrial:
         yield case
 
     def _shrink(self, case: Case) -> None:
-        """Cut a place back to what the effect needs, and try that; else it stays as it is."""
+        """Cut a place back to what the effect needs, and try that; else it stays as it is.
+
+        While a place is cut, what is cut off comes from other classes' images: what it covers of
+        the picture's own object must not count for the cue.
+        """
         if case.candidate["kind"] not in ("patch", "region"):
             return
-        donors = self._donors(case, 0)
+        start = np.asarray(case.candidate["cells"], bool)
         n = max(1, self.limits.trials // 2)
-        targets, carriers = trial.pairs(self.screening, donors, n, self.rng)
+        targets, carriers = trial.pairs(self.screening, self._donors(case, 0), n, self.rng)
+        plain = trial.other_class(targets, self.screening, self.rng)
+        covered = probes.fixed("region", start).transplant(targets, plain)
+        targets = replace(targets, pictures=covered)
 
         def gain(cells: Cells) -> float:
-            probe = probes.fixed("patch", cells)
-            said = self.bench.transplant(probe, targets, carriers)
+            said = self.bench.transplant(probes.fixed("patch", cells), targets, carriers)
             return float((said == self.class_index).mean())
 
-        start = np.asarray(case.candidate["cells"], bool)
         cells = shrunk(gain, start, KEPT * gain(start))
         row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
         smaller = replace(case, candidate=row, probe=probes.fixed(row["kind"], cells))
         self._try(smaller)
-        if self._stands(smaller) and smaller.gain >= PRECISE * case.gain:
+        if self._stands(smaller) and smaller.gain >= SAME * case.gain:
             case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
 
     def _trace(self, case: Case, cases: list[Case]) -> None:
