@@ -199,8 +199,8 @@ def _tried(config: Config, setup: Setup, n_candidates: int, journal: Journal) ->
         f"were compared; {page.plural(n_candidates, 'candidate')} went on to the test by "
         f"intervention, where a shortcut must change {100 * limits.min_effect:g}% of the pictures "
         "more than its control does, and more than the same intervention does for other classes, "
-        f"at a false discovery rate of {100 * limits.fdr:g}%. {expected[:1].upper()}{expected[1:]}"
-    ).strip()
+        f"at a false discovery rate of {100 * limits.fdr:g}%."
+    ) + (f" {expected[0].upper()}{expected[1:]}." if expected else "")
 
 
 def _facts(config: Config, setup: Setup, journal: Journal) -> dict[str, str]:
