@@ -216,7 +216,7 @@ def test_a_place_is_cut_back_to_what_the_effect_needs() -> None:
 
 def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
     cases = examined(bench)
-    rows, members = findings.tables(LIMITS, cases, FakeImages())
+    rows, members = findings.tables(LIMITS, cases, names)
     assert [(row["class_name"], row["verdict"]) for row in rows] == [("blue", "confirmed")]
     assert rows[0]["n_images"] == PER_CLASS == len(members)
     assert "Removing it turns" in rows[0]["summary"]
@@ -224,21 +224,16 @@ def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
 
 
 def test_an_unused_cue_is_no_finding() -> None:
-    rows, members = findings.tables(LIMITS, examined(make_bench(0.0, pictures())), FakeImages())
+    rows, members = findings.tables(LIMITS, examined(make_bench(0.0, pictures())), names)
     assert rows == members == []
 
 
 LIMITS = AnalysisConfig(trials=60)
 
 
-class FakeImages:
-    """The rows of the parts, as far as ids are asked for."""
-
-    def to_table(self, **_scan: Any) -> Any:
-        import pyarrow as pa
-
-        index = list(range(3 * PER_CLASS))
-        return pa.table({"index": index, "image_id": [f"{i}.png" for i in index]})
+def names(index: list[int]) -> dict[int, str]:
+    """Ids by plan position."""
+    return {i: f"{i}.png" for i in index}
 
 
 def examined(bench: Bench) -> list[Case]:
@@ -322,13 +317,18 @@ def test_hurdles_come_from_the_other_classes_under_the_same_probe() -> None:
 
 
 def test_what_is_the_same_as_a_finding_is_none_of_its_own() -> None:
-    first, second = case(0.9, 0.9, 0.1), case(0.8, 0.8, 0.1, same_as="hot region-0")
-    second.candidate["candidate_id"] = "other"
-    for each in (first, second):
-        each.removed = Removed(each.added.effect if each.added else effects.NO_EFFECT, {0: 0.9})
+    first = case(0.9, 0.9, 0.1)
+    second, weak = case(0.8, 0.8, 0.1, same_as=first), case(0.01, 0.01, 0.1)
+    third = case(0.7, 0.7, 0.1, same_as=weak)  # what it was the same as came to nothing
+    for number, each in enumerate((first, second, third)):
+        each.candidate["candidate_id"] = str(number)
+        each.removed = Removed(effects.NO_EFFECT, {0: 0.9} if each is first else {})
         each.carriers = {0: 1.0}
-    rows, _ = findings.tables(LIMITS, [first, second], FakeImages())
-    assert [row["finding_id"] for row in rows] == ["hot region-0"]
+    rows, members = findings.tables(LIMITS, [first, second, weak, third], names)
+    assert [row["finding_id"] for row in rows] == ["0", "2"]
+    assert [member["finding_id"] for member in members] == ["0"]
+    assert "Removing it" in rows[0]["summary"]
+    assert "Removing" not in rows[1]["summary"]  # it was not tried
 
 
 def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would() -> None:
@@ -383,8 +383,19 @@ def test_only_weights_behind_the_layer_are_drawn_anew(bench: Bench) -> None:
     assert changed == {"network.head.weight"}  # biases are all alike, and stay so
 
 
-def test_a_pool_has_both_halves_of_every_class(bench: Bench) -> None:
+def test_a_pool_has_both_halves_of_every_class_and_no_picture_twice(bench: Bench) -> None:
     pool = Pool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
     for half in (pool.screening, pool.trial):
         assert set(half.classes.tolist()) == {0, 1, 2}
     assert not set(pool.screening.index.tolist()) & set(pool.trial.index.tolist())
+
+
+def test_screening_and_trial_share_no_picture_where_each_class_has_one_to_spare(
+    bench: Bench,
+) -> None:
+    drawn = drawn_from(bench)
+    drawn = replace(drawn, classes=np.arange(len(drawn.index)))  # as many classes as images
+    pool = Pool.draw(bench, drawn, 20, np.random.default_rng(0))
+    screening, trial_ = (set(half.index.tolist()) for half in (pool.screening, pool.trial))
+    assert min(len(screening), len(trial_)) >= 10
+    assert not screening & trial_

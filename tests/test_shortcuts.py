@@ -212,6 +212,11 @@ def test_a_cue_works_on_the_typical_class_a_likeness_on_one() -> None:
     assert effects.typical_gain(classes == 0, none, classes) == 0
     assert effects.typical_gain(classes < 2, none, classes) == 1
     assert effects.typical_gain(classes < 2, classes < 2, classes) == 0
+    # Of a hundred classes with an image each, four in ten turn wherever they stand: not half of
+    # the classes, but the typical ones.
+    many = np.arange(100)
+    assert effects.typical_gain(many % 5 < 2, many < 0, many) == pytest.approx(0.4)
+    assert effects.typical_gain(many < 40, many < 0, many) == 0
 
 
 def test_the_hurdle_is_what_other_classes_do_and_no_single_one_moves_it() -> None:

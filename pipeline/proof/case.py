@@ -21,7 +21,7 @@ class Case:
 
     screened is the gain on screening, pseudo what the two halves of the class do against each
     other, added and removed the trial; carriers tells, by plan position, how much each image's cue
-    adds to others; same_as names the case that is the same cue, told more precisely.
+    adds to others; same_as is the case that is the same cue, told more precisely.
     """
 
     candidate: Row
@@ -32,7 +32,7 @@ class Case:
     added: Added | None = None
     removed: Removed = trial.NOT_REMOVED
     carriers: dict[int, float] = field(default_factory=dict)
-    same_as: str | None = None
+    same_as: Case | None = None
 
     @property
     def category(self) -> tuple[str, bool]:

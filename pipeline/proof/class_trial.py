@@ -121,7 +121,7 @@ class ClassTrial:
 
         cells = shrunk(gain, start, KEPT * gain(start))
         row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
-        smaller = replace(case, candidate=row, probe=probes.fixed(row["kind"], cells))
+        smaller = replace(case, candidate=row, probe=candidates.probe_of(row))
         self._try(smaller)
         if self._stands(smaller) and smaller.gain >= SAME * case.gain:
             case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
@@ -149,7 +149,7 @@ class ClassTrial:
             kept.append(best)
             left.remove(best)
             for case in [case for case in left if explains[id(best), id(case)]]:
-                case.same_as = best.candidate["candidate_id"]
+                case.same_as = best
                 left.remove(case)
         return kept
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import pyarrow.dataset as ds
 from scipy import stats
 
 from pipeline.config import AnalysisConfig
@@ -14,6 +15,7 @@ from pipeline.shortcuts import effects
 from pipeline.shortcuts.candidates import METADATA
 
 Row = dict[str, Any]
+Names = Callable[[list[int]], dict[int, str]]
 
 CONFIRMED, SUSPECTED = "confirmed", "suspected"
 EXAMPLES = 8
@@ -34,25 +36,29 @@ def verdict(case: Case, q_value: float, limits: AnalysisConfig) -> str | None:
     return CONFIRMED if case.added.typical >= limits.min_effect / 2 else SUSPECTED
 
 
-def tables(
-    limits: AnalysisConfig, cases: list[Case], images: ds.Dataset
-) -> tuple[list[Row], list[Row]]:
-    """Rows of FINDINGS, confirmed and strong ones first, and of MEMBERS."""
+def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[list[Row], list[Row]]:
+    """Rows of FINDINGS, confirmed and strong ones first, and of MEMBERS.
+
+    Args:
+        limits: the settings of the analysis.
+        cases: all of the run, tried or not.
+        names: from plan positions to image ids.
+    """
     judged = [
         (case, q_value, verdict(case, q_value, limits))
         for case, q_value in zip(cases, q_values(cases), strict=True)
     ]
-    standing = {case.candidate["candidate_id"]: said for case, _, said in judged if said}
+    standing = {id(case): said for case, _, said in judged if said}
     kept = [
         (case, q_value, said)
         for case, q_value, said in judged
-        if said and standing.get(case.same_as or "") not in (said, CONFIRMED)
+        if said and standing.get(id(case.same_as)) not in (said, CONFIRMED)
     ]
     kept.sort(key=lambda each: (each[2] != CONFIRMED, -_score(each[0])))
-    findings, members = [], []
+    findings: list[Row] = []
+    members: list[Row] = []
     for case, q_value, said in kept:
-        names = _names(images, list(case.removed.reliance))
-        rows = _members(case, names, limits)
+        rows = _members(case, names(list(case.removed.reliance)), limits)
         findings.append(_finding(case, q_value, said, rows))
         members += rows
     return findings, members
@@ -120,32 +126,30 @@ def sentence(case: Case, q_value: float, n_members: int) -> str:
     if kind == "texture" and candidate["region"]:
         what = f"the fine structure (sharpness, noise, compression), {candidate['place']}"
     q = "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}"
-    return (
-        f"{name}: {what}. Removing it turns {remove.hit:.0%} of its images away from {name} "
-        f"(control {remove.control:.0%}), adding it turns {add.hit:.0%} of other images into "
-        f"{name} (control {add.control:.0%}), {q}, {n_members} images."
+    removing = (
+        f"Removing it turns {remove.hit:.0%} of its images away from {name} "
+        f"(control {remove.control:.0%}), adding"
     )
-
-
-def _names(images: ds.Dataset, index: list[int]) -> dict[int, str]:
-    table = images.to_table(columns=["index", "image_id"], filter=ds.field("index").isin(index))
-    return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
+    return (
+        f"{name}: {what}. {removing if case.removed.reliance else 'Adding'} it turns "
+        f"{add.hit:.0%} of other images into {name} (control {add.control:.0%}), {q}, "
+        f"{n_members} images."
+    )
 
 
 def false_alarms(cases: list[Case], limits: AnalysisConfig) -> tuple[int, int]:
     """Pseudo-classes that would be confirmed, and how many there are.
 
     A pseudo-class is half of a class's sample, set against the other half: what tells them apart is
-    chance. Each is put through all candidates of its class.
+    chance. Each is put through all candidates of its class, without the hurdle of other classes.
     """
     alarms: dict[tuple[int, int], bool] = {}
-    for case in cases:
-        for half, pseudo in enumerate(case.pseudo):
+    for half in (0, 1):
+        halves = [replace(case, added=case.pseudo[half]) for case in cases if case.pseudo]
+        for case, q_value in zip(halves, q_values(halves), strict=True):
             key = (case.candidate["class_index"], half)
-            found = Case(case.candidate, case.probe, 0.0, [], limits.min_effect, pseudo)
-            # Among as many candidates as the class has, as Bonferroni would have it.
-            least = min(1.0, pseudo.effect.p_value * len(cases))
-            alarms[key] = alarms.get(key, False) or verdict(found, least, limits) == CONFIRMED
+            found = verdict(replace(case, hurdle=0.0), q_value, limits) == CONFIRMED
+            alarms[key] = alarms.get(key, False) or found
     return sum(alarms.values()), len(alarms)
 
 

@@ -19,6 +19,7 @@ GRID = 8
 """Rows and columns of the cells that are told apart."""
 FINE = 32
 """Rows and columns of the cells that a place is cut back to."""
+NEAR = 0.6
 LONGEST = 5
 """Sides of the windows, in cells, are drawn from 2 to this."""
 
@@ -80,13 +81,13 @@ def importance(windows: Cells, gain: NDArray[np.float32]) -> NDArray[np.float64]
 
 
 def hottest(values: NDArray[np.float64]) -> Cells | None:
-    """The connected cells around the maximum that reach half of it; None where nothing is above 0.
+    """The connected cells around the maximum that reach NEAR of it; None where nothing is above 0.
 
     Windows that hold a cue also hold its neighbours, so that these have a part of its importance.
     """
     if values.max() <= 0:
         return None
-    labels, _ = ndimage.label(values >= 0.6 * values.max())
+    labels, _ = ndimage.label(values >= NEAR * values.max())
     return np.asarray(labels == labels[np.unravel_index(values.argmax(), values.shape)])
 
 

@@ -27,19 +27,19 @@ class Pool:
     @classmethod
     def draw(cls, bench: Bench, drawn: Sample, trials: int, rng: np.random.Generator) -> Pool:
         """Of every class alike, from its surer half: `trials` others for each class and purpose."""
-        rank = np.full(len(drawn.index), len(drawn.index))
+        rank, side = np.full((2, len(drawn.index)), len(drawn.index))
         labels = np.unique(drawn.classes)
         for label in labels:
             own = rng.permutation(np.flatnonzero(drawn.classes == label))
             sure = own[drawn.confidence[own] >= np.median(drawn.confidence[own])]
             rank[sure] = np.arange(len(sure))
+            # Its images take turns; which side is first is drawn, as each may have but one.
+            side[sure] = (rank[sure] + rng.integers(2)) % 2
         wanted = 2 * trials * len(labels) // max(1, len(labels) - 1)
         order = np.argsort(rank + rng.random(len(rank)) / 2)[:wanted]
         chosen = order[rank[order] < len(rank)]
-        halves = [np.sort(drawn.index[chosen[rank[chosen] % 2 == half]]) for half in (0, 1)]
-        if not len(halves[1]):  # a picture of each class is all there is
-            halves = [halves[0], halves[0]]
-        return cls(*(bench.scenes(half) for half in halves))
+        halves = [np.sort(drawn.index[chosen[side[chosen] == half]]) for half in (0, 1)]
+        return cls(*(bench.scenes(half if len(half) else drawn.index[chosen]) for half in halves))
 
 
 def others(scenes: Scenes, class_index: int) -> Scenes:

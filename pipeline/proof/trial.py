@@ -11,7 +11,7 @@ the only reason. It tells how far each image relies on the cue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -126,8 +126,7 @@ def carriers(
 def without(probe: Probe, donors: Scenes, others: Scenes, rng: Rng) -> Scenes:
     """The donors with what the probe would take from them replaced; their heat stays."""
     fillers = others.at(_rows(len(others), len(donors), rng))
-    pictures = (probe.erase or probe.remove)(donors, fillers)
-    return Scenes(donors.index, donors.classes, pictures, donors.heat, donors.runner_up)
+    return replace(donors, pictures=(probe.erase or probe.remove)(donors, fillers))
 
 
 def _rows(size: int, n: int, rng: Rng) -> torch.Tensor:

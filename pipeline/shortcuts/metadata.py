@@ -31,7 +31,6 @@ class Association:
     share: float
     others: float
     p_value: float
-    n_images: int
     confounding: float
 
 
@@ -54,32 +53,41 @@ def associations(
             has = codes == code
             if min(has.sum(), (~has).sum()) < LEAST:
                 continue
-            for class_index in np.unique(predicted[has]):
-                found = mantel_haenszel(predicted == class_index, has, labels)
-                n_images = int((has & (predicted == class_index)).sum())
-                yield Association(int(class_index), name, value, *found, n_images, confounding)
+            for class_index, share, others, p_value in mantel_haenszel(predicted, has, labels):
+                yield Association(class_index, name, value, share, others, p_value, confounding)
 
 
 def mantel_haenszel(
-    outcome: NDArray[np.bool_], exposed: NDArray[np.bool_], strata: NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Chances of the outcome with and without exposure, over the same strata, and the p-value.
+    predicted: NDArray[np.int64], exposed: NDArray[np.bool_], strata: NDArray[np.int64]
+) -> Iterator[tuple[int, float, float, float]]:
+    """For each predicted class, its chance with and without exposure, over the same strata, and p.
 
     Strata count by n1 * n0 / n, as in Mantel and Haenszel's estimate of the common difference.
+    Work and memory grow with the images, not with classes times images.
     """
-    _, at = np.unique(strata, return_inverse=True)
-    counted = (exposed | True, exposed, outcome & exposed, outcome)
-    table = np.stack([np.bincount(at, each).astype(np.float64) for each in counted])
-    n, n1, a, m1 = table[:, (table[1] > 0) & (table[1] < table[0])]
-    if not len(n):
-        return 0.0, 0.0, 1.0
-    n0, b = n - n1, m1 - a
-    weight = n1 * n0 / n
-    variance = np.sum(n1 * n0 * m1 * (n - m1) / (n**2 * np.maximum(n - 1, 1)))
-    excess = np.sum(a - n1 * m1 / n)
-    p_value = float(stats.norm.sf(excess / variance**0.5)) if variance > 0 else 1.0
-    with_, without = (np.sum(weight * x) / weight.sum() for x in (a / n1, b / n0))
-    return float(with_), float(without), p_value
+    _, stratum = np.unique(strata, return_inverse=True)
+    classes, outcome = np.unique(predicted, return_inverse=True)
+    sizes, exposures = np.bincount(stratum), np.bincount(stratum, exposed)
+    mixed = (exposures > 0) & (exposures < sizes)
+    cells, at = np.unique(stratum * len(classes) + outcome, return_inverse=True)
+    where, which = np.divmod(cells, len(classes))
+    use = mixed[where]
+    m1, a = np.bincount(at)[use].astype(np.float64), np.bincount(at, exposed)[use]
+    n, n1, which = sizes[where[use]], exposures[where[use]], which[use]
+    n0 = n - n1
+    all_weight = float(np.sum((exposures * (sizes - exposures) / sizes)[mixed]))
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(which, values, minlength=len(classes)), np.float64)
+
+    excess = total(a - n1 * m1 / n)
+    variance = total(n1 * n0 * m1 * (n - m1) / (n.astype(float) ** 2 * np.maximum(n - 1, 1)))
+    share, others = total(n0 / n * a), total(n1 / n * (m1 - a))
+    for index, label in enumerate(classes):
+        spread = variance[index] ** 0.5
+        p_value = float(stats.norm.sf(excess[index] / spread)) if spread > 0 else 1.0
+        if all_weight > 0:
+            yield int(label), share[index] / all_weight, others[index] / all_weight, p_value
 
 
 def cramers_v(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:

@@ -8,6 +8,7 @@ A candidate is a *suspected* shortcut where the trial's gain (effect minus contr
 - reaches analysis.min_effect, with Benjamini-Hochberg q over all candidates below analysis.fdr,
 - exceeds what the same intervention does for other classes (effects.hurdle): parts of objects, and
   small objects as a whole, carry over too, but then for every class,
+- and exceeds the share of the picture that was pasted: a cue is small against its effect,
 and *confirmed* where it is half as large as analysis.min_effect in the median target class, so that
 it is no likeness of two classes. Else it is dropped. Of several findings about one cue the one that
 says most precisely where it is stays.
@@ -22,9 +23,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from pipeline import model, precision, store
 from pipeline.config import Config
@@ -56,7 +59,7 @@ def run(config: Config, journal: Journal) -> None:
     setup = store.read_plan(folder).setup
     images = store.rows(folder, setup)
     cases = _cases(config, setup, images, candidates, journal)
-    found, members = findings.tables(config.analysis, cases, images)
+    found, members = findings.tables(config.analysis, cases, partial(_names, images))
     found += findings.of_metadata(candidates)
     for name, rows, schema in (("findings", found, FINDINGS), ("members", members, MEMBERS)):
         store.write(pa.Table.from_pylist(rows, schema), folder.analysis(name))
@@ -107,6 +110,12 @@ def _tell(cases: list[Case], examiner: Examiner, config: Config, journal: Journa
         "false_findings": expected,
         "pictures_asked": examiner.bench.asked,
     }
+
+
+def _names(images: Rows, index: list[int]) -> dict[int, str]:
+    """Image ids by plan position."""
+    table = images.to_table(columns=["index", "image_id"], filter=ds.field("index").isin(index))
+    return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
 
 
 def _bench(config: Config, setup: Setup) -> Bench:
