@@ -11,7 +11,8 @@ from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import average_precision_score
 
-from pipeline.ranking import columns, focus_outliers, label_errors, members, probe
+from pipeline import columns
+from pipeline.ranking import focus_outliers, label_errors, members, probe
 from pipeline.ranking.label_errors import Pool
 from pipeline.ranking.suspects import Leaders
 from pipeline.schema import FINDINGS, MEMBERS

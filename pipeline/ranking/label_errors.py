@@ -26,8 +26,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from pipeline.ranking import columns
-from pipeline.ranking.columns import NO_CLASS
+from pipeline import columns
+from pipeline.columns import NO_CLASS
 from pipeline.ranking.probe import Probe
 
 Floats = NDArray[np.float64]

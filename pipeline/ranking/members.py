@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.ranking import columns
+from pipeline import columns
 
 CONFIRMED = "confirmed"
 

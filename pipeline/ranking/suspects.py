@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.ranking import columns, focus_outliers, label_errors
+from pipeline import columns
+from pipeline.ranking import focus_outliers, label_errors
 from pipeline.ranking.focus_outliers import Usual
 from pipeline.ranking.label_errors import Labels
 from pipeline.ranking.members import Members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.schema import IMAGE, Setup
 
 EXPLAINED = (ds.field("status") == "ok") & (ds.field("heatmap_max") > 0)
@@ -37,12 +39,8 @@ def draw(rows: ds.Dataset, setup: Setup, per_class: int, seed: int) -> Sample:
     """Up to `per_class` images of each predicted class; the same seed draws the same ones."""
     table = rows.to_table(columns=["index", "pred_index"], filter=EXPLAINED)
     index, classes = table["index"].to_numpy(), table["pred_index"].to_numpy()
-    order = np.random.default_rng(seed).permutation(len(index))
-    by_class = order[np.argsort(classes[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(classes[by_class], prepend=-1))
-    rank = np.arange(len(by_class)) - np.repeat(starts, np.diff(starts, append=len(by_class)))
-    chosen = np.sort(index[by_class[rank < per_class]])
-    return take(rows, setup, chosen)
+    chosen = columns.sample(classes, per_class, seed)
+    return take(rows, setup, index[chosen])
 
 
 def take(rows: ds.Dataset, setup: Setup, index: NDArray[np.int64]) -> Sample:
@@ -55,17 +53,7 @@ def take(rows: ds.Dataset, setup: Setup, index: NDArray[np.int64]) -> Sample:
         index=table["index"].to_numpy(),
         classes=table["pred_index"].to_numpy().astype(np.int64),
         confidence=table["confidence"].to_numpy(),
-        heatmaps=heatmaps(table["heatmap"], setup),
-        embeddings=_lists(table["embedding"], setup.embedding_dim),
+        heatmaps=columns.vectors(table, "heatmap", math.prod(setup.grid)).reshape(-1, *setup.grid),
+        embeddings=columns.vectors(table, "embedding", setup.embedding_dim),
         statistics=np.stack([table[name].to_numpy() for name in IMAGE], axis=1),
     )
-
-
-def heatmaps(column: pa.ChunkedArray, setup: Setup) -> NDArray[np.float32]:
-    """A column of maps without nulls as (n, h, w)."""
-    return _lists(column, setup.grid[0] * setup.grid[1]).reshape(-1, *setup.grid)
-
-
-def _lists(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(column), width)

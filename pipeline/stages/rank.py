@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import columns, store
+from pipeline.columns import NO_CLASS
 from pipeline.config import Config
 from pipeline.ops import Journal
-from pipeline.ranking import columns, focus_outliers, label_errors, members, probe, suspects
-from pipeline.ranking.columns import NO_CLASS
+from pipeline.ranking import focus_outliers, label_errors, members, probe, suspects
 from pipeline.ranking.focus_outliers import Usual
 from pipeline.ranking.label_errors import Labels, Pool
 from pipeline.ranking.suspects import Evidence, Leaders

@@ -1,4 +1,4 @@
-"""Columns of the parts as arrays, a null as something that arithmetic passes over."""
+"""Columns of the parts as arrays, a null as what arithmetic passes over; samples of their rows."""
 
 from __future__ import annotations
 
