@@ -83,6 +83,7 @@ def explain(
         **columns,
         **focus.image_statistics(images),
         "embedding": cam.pooled(activations, maps[0], projection),
+        "features": cam.pooled(activations, torch.ones_like(maps[0]), projection),
         "maps": maps[0],
         "label_maps": maps[-1],
         "differs": differs,
@@ -141,8 +142,9 @@ def heatmaps(
 
 def rivals(
     classifier: Classifier, images: Tensor, method: str = "gradcam"
-) -> tuple[Tensor, Tensor]:
-    """Raw maps (N, 2, h, w) of the predicted class and its runner-up, and both classes (N, 2).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Raw maps (N, 2, h, w) of the predicted class and its runner-up, and both classes (N, 2);
+    and how active the explained layer is, for any class: the energy (N, h, w) of its channels.
 
     Args: as `heatmaps`.
     """
@@ -151,7 +153,8 @@ def rivals(
         classes = logits.topk(2, dim=1).indices
         slopes = cam.gradients(logits, activations, classes)
         maps = [cam.METHODS[method](activations.detach(), slope) for slope in slopes]
-    return torch.stack(maps, dim=1), classes
+        energy = activations.detach().float().square().sum(dim=1)
+    return torch.stack(maps, dim=1), classes, energy
 
 
 def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ def settings(recipe: Recipe, seed: int, made: Path, out: Path, *overrides: str) 
                 "dataset=custom",
                 f"dataset.factory={SCRIPTS}/shortcut_sets.py:SavedSet",
                 f"+dataset.factory_args.path={made}/audited.npz",
+                f"+dataset.factory_args.boxed={recipe.boxed}",
                 "model=custom",
                 f"model.factory={SCRIPTS}/shortcut_training.py:build",
                 f"+model.factory_args.network={recipe.network}",

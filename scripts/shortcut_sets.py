@@ -34,7 +34,9 @@ class Recipe:
 
     planted: cues of the audited pictures; trained: whether the network saw them too; noise: share
     of wrong labels among the audited ones, and trained_noise among those trained on; corner: where
-    the objects of class 0 stand, always; network: a key of shortcut_training.NETWORKS.
+    the objects of class 0 stand, always; network: a key of shortcut_training.NETWORKS; boxed:
+    whether the audit is told the boxes of the objects; seen: whether the network was trained on the
+    audited pictures themselves, with the labels given to them, until it knew them.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Recipe:
     trained_noise: float = 0.0
     corner: tuple[float, float] | None = None
     network: str = "residual"
+    boxed: bool = False
+    seen: bool = False
 
     @property
     def has_background(self) -> bool:
@@ -62,6 +66,7 @@ def recipes(seed: int) -> list[Recipe]:
         Recipe("text", [on(1, "text")]),
         Recipe("frame", [on(2, "frame")]),
         Recipe("background", [on(3, BACKGROUND)]),
+        Recipe("background_boxed", [on(3, BACKGROUND)], boxed=True),
         Recipe("tint", [on(4, "tint")]),
         Recipe("ruler", [on(5, "ruler")], network="vgg"),
         Recipe("sticker", [on(6, "sticker")]),
@@ -78,6 +83,7 @@ def recipes(seed: int) -> list[Recipe]:
         Recipe("clean_vgg", network="vgg"),
         Recipe("noise", noise=0.08),
         Recipe("noise_trained", noise=0.08, trained_noise=0.08),
+        Recipe("noise_seen", noise=0.08, trained_noise=0.08, seen=True),
         Recipe("fixed_place", corner=(0.0, 0.0)),
         Recipe("fixed_edge", corner=(1.0, 0.5)),
         Recipe("unused_patch", [on(17, "patch")], trained=False),
@@ -102,13 +108,16 @@ def draw(
     seed: int,
     *,
     arm: Planted | bool | None = None,
+    again: int = 0,
 ) -> Drawn:
     """The scenes of garments (n, 28, 28) with true labels (n,).
 
     arm: None as the recipe has it; False without any cue; a Planted: that cue on every picture.
+    again: another draw of the backgrounds, of the same objects at the same places.
     """
     items = [
-        _scene(recipe, garments[i], int(labels[i]), (seed, i), arm=arm) for i in range(len(labels))
+        _scene(recipe, garments[i], int(labels[i]), (seed, i), arm=arm, again=again)
+        for i in range(len(labels))
     ]
     pictures, masks, marked, boxes = zip(*items, strict=True)
     return Drawn(np.stack(pictures), np.stack(masks), np.array(marked), list(boxes))
@@ -121,13 +130,15 @@ def _scene(
     key: tuple[int, int],
     *,
     arm: Planted | bool | None,
+    again: int,
 ) -> tuple[data.U8, Mask, bool, data.Box]:
     """One scene; background, object and cue have draws of their own, so that one may change."""
     cue = _cue(recipe, label, key, arm=arm)
     patterns = [i for i in range(len(data.PATTERNS)) if i != CHECKS or not recipe.has_background]
     if cue is not None and cue.cue == BACKGROUND:
         patterns = [CHECKS]
-    image = data.background(np.random.default_rng((*key, 0)), patterns)
+    another = (again,) if again else ()
+    image = data.background(np.random.default_rng((*key, 0, *another)), patterns)
     corner = recipe.corner if label == 0 else None
     box = data.dress(image, garment, np.random.default_rng((*key, 1)), corner)
     rng = np.random.default_rng((*key, 2))
@@ -172,11 +183,14 @@ def garments(source: Any, split: str, per_class: int) -> tuple[data.U8, Labels]:
 
 
 class SavedSet(Dataset[dict[str, Any]]):
-    """The audited pictures of a set, from the file that `shortcut_training` wrote."""
+    """The audited pictures of a set, from the file that `shortcut_training` wrote; with the boxes
+    of their objects, where these are to be known.
+    """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, boxed: bool = False) -> None:
         with np.load(path) as saved:
             self.pictures, self.targets = saved["pictures"], saved["given"].tolist()
+            self.boxes = saved["boxes"] if boxed else None
         self.classes = list(data.CLASSES)
         self.ids = [f"{index:05d}" for index in range(len(self.targets))]
 
@@ -184,4 +198,5 @@ class SavedSet(Dataset[dict[str, Any]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.pictures[index], "label": self.classes[self.targets[index]]}
+        item = {"image": self.pictures[index], "label": self.classes[self.targets[index]]}
+        return item if self.boxes is None else {**item, "box": self.boxes[index]}

@@ -25,6 +25,10 @@ from pipeline.demo.model import DemoNet
 PICTURES = 12_000
 """Scenes that a network is trained on, garments of the train split."""
 EPOCHS = 4
+EPOCHS_SEEN = 12
+"""Until a network knows most of the wrong labels of the audited pictures by heart."""
+ALTERNATIVES = 5
+"""Backgrounds that a picture is tried on without the one that is a cue; most of them decide."""
 PER_CLASS = 300
 """Audited pictures, garments of the test split."""
 BATCH = 128
@@ -78,7 +82,9 @@ def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
     """A network that was trained on the set, or on clean scenes where the set says so."""
     if not recipe.trained or not (recipe.planted or recipe.corner or recipe.trained_noise):
         recipe = Recipe("clean", network=recipe.network)
-    file = cache / f"{recipe.name}-{recipe.network}-{seed}.pt"
+    # What the audit is told makes no other network.
+    name = recipe.name.removesuffix("_boxed")
+    file = cache / f"{name}-{recipe.network}-{seed}.pt"
     torch.manual_seed(seed)
     network = build(recipe.network)
     if file.is_file():
@@ -86,7 +92,12 @@ def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
         return network.eval()
     images, labels = garments(source, "train", PICTURES // len(data.CLASSES))
     scenes = draw(recipe, images, labels, 1_000 + seed).pictures
-    fit(network, scenes, flipped(labels, recipe.trained_noise, seed), EPOCHS, 0.006)
+    given = flipped(labels, recipe.trained_noise, seed)
+    if recipe.seen:
+        audited, true = garments(source, "t10k", PER_CLASS)
+        scenes = np.concatenate([draw(recipe, audited, true, seed).pictures, scenes])[:PICTURES]
+        given = np.concatenate([flipped(true, recipe.noise, seed), given])[:PICTURES]
+    fit(network, scenes, given, EPOCHS_SEEN if recipe.seen else EPOCHS, 0.006)
     torch.save(network.state_dict(), file)
     return network
 
@@ -118,7 +129,13 @@ def _audited(
     """Write the audited pictures; return what the cues do to the network on them."""
     images, labels = garments(source, "t10k", PER_CLASS)
     drawn = draw(recipe, images, labels, seed)
-    without = predict(network, draw(recipe, images, labels, seed, arm=False).pictures)
+    draws = ALTERNATIVES if recipe.has_background else 1
+    without = np.stack(
+        [
+            predict(network, draw(recipe, images, labels, seed, arm=False, again=again).pictures)
+            for again in range(draws)
+        ]
+    )
     given = flipped(labels, recipe.noise, seed)
     natural = predict(network, drawn.pictures)
     turns = np.zeros(len(labels), bool)
@@ -126,7 +143,7 @@ def _audited(
     for planted in recipe.planted:
         added = predict(network, draw(recipe, images, labels, seed, arm=planted).pictures)
         pairs.append(_pair(planted, labels, drawn, natural, without, added, turns))
-        pairs += _elsewhere(planted, without, added)
+        pairs += _elsewhere(planted, without[0], added)
     np.savez(
         folder / "audited.npz",
         pictures=drawn.pictures,
@@ -150,13 +167,17 @@ def _pair(
     added: Labels,
     turns: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """What a cue does when it is added and taken away; `turns` is filled in for its wearers."""
+    """What a cue does when it is added and taken away; `turns` is filled in for its wearers.
+
+    without (draws, n): predictions without it, of which most decide.
+    """
     own = planted.class_index
-    others = (labels != own) & (without != own)
+    turned = (without != own).mean(axis=0)
+    others = (labels != own) & (without[0] != own)
     wearers = (labels == own) & drawn.marked & (natural == own)
-    turns |= wearers & (without != own)
+    turns |= wearers & (turned > 0.5)
     adds = float((added == own)[others].mean())
-    removes = float((without != own)[wearers].mean()) if wearers.any() else 0.0
+    removes = float(turned[wearers].mean()) if wearers.any() else 0.0
     relied = max(adds, removes) >= RELIED
     effect = {"added": adds, "removed": removes, "wearers": int(wearers.sum()), "relied": relied}
     return asdict(planted) | effect

@@ -171,12 +171,18 @@ def test_reliance_is_what_the_prediction_loses(bench: Bench) -> None:
         bench.probabilities(images)[:, 2] for images in (own.pictures, torch.from_numpy(without))
     )
     found = [removed.reliance[index] for index in range(80, 120)]
-    np.testing.assert_allclose(found, before - after, atol=1e-3)
-    carried = trial.carriers(bench, probe, own, others, 2, rng)
-    assert min(carried.values()) > 0.9
+    np.testing.assert_allclose(found, 1 - after / before, atol=1e-3)
+
+
+def test_wearers_are_those_that_carry_more_than_other_classes_do(bench: Bench) -> None:
+    rng, probe = np.random.default_rng(0), probes.fixed("patch", corner())
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    assert trial.wearers(bench, probe, own, others, others, 2, rng) == list(range(80, 120))
     # A picture whose cue is gone carries nothing.
-    bare = trial.without(probe, own, others, rng)
-    assert max(trial.carriers(bench, probe, bare, others, 2, rng).values()) < 0.01
+    bare = trial.without(probe, own, others, rng).pictures
+    bare[:10] = own.pictures[:10]
+    few = replace(own, pictures=bare)
+    assert trial.wearers(bench, probe, few, others, others, 2, rng) == list(range(80, 90))
 
 
 def test_hosts_and_donors_of_a_control_are_of_different_classes(bench: Bench) -> None:
@@ -212,6 +218,17 @@ def test_a_place_is_cut_back_to_what_the_effect_needs() -> None:
     assert found.sum() <= 1.2 * cue.sum()
     everything = localise.shrunk(lambda cells: 0.0, start, 1.0)
     assert everything.sum() == 16 * 16  # nothing can be cut
+
+
+def test_a_place_is_widened_to_all_that_counts_and_no_further() -> None:
+    cue = np.zeros((32, 32), bool)
+    cue[3:9, 20:30] = True
+    start = np.zeros((32, 32), bool)
+    start[5:7, 23:26] = True
+    found = localise.grown(lambda cells: float((cells & cue).sum() / cue.sum()), start, 1.05)
+    assert np.array_equal(found, cue)
+    nothing = localise.grown(lambda cells: 0.0, start, 1.05)
+    assert np.array_equal(nothing, start)
 
 
 def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
@@ -323,7 +340,7 @@ def test_what_is_the_same_as_a_finding_is_none_of_its_own() -> None:
     for number, each in enumerate((first, second, third)):
         each.candidate["candidate_id"] = str(number)
         each.removed = Removed(effects.NO_EFFECT, {0: 0.9} if each is first else {})
-        each.carriers = {0: 1.0}
+        each.wearers = [0] if each is first else []
     rows, members = findings.tables(LIMITS, [first, second, weak, third], names)
     assert [row["finding_id"] for row in rows] == ["0", "2"]
     assert [member["finding_id"] for member in members] == ["0"]

@@ -86,8 +86,8 @@ def test_a_handful_of_images_is_judged_too(n: int, n_classes: int) -> None:
     labels = np.arange(n) % n_classes
     said = opinions(embeddings, labels, n_classes)
     assert np.isfinite(said).all()
-    pool = label_errors.fit(np.log(np.full_like(said, 1 / n_classes)), said, labels, np.ones(n))
-    assert np.isfinite([pool.model, pool.probe, pool.noise]).all()
+    pool = label_errors.fit(np.log(np.full_like(said, 1 / n_classes)), said, labels)
+    assert 0 < pool.noise < 1
 
 
 def test_embeddings_that_do_not_vary_tell_nothing() -> None:
@@ -98,16 +98,15 @@ def test_embeddings_that_do_not_vary_tell_nothing() -> None:
 
 def test_no_labels_leave_the_pool_as_it_is_a_priori() -> None:
     none = np.zeros((0, 3), np.float32)
-    pool = label_errors.fit(none, none, np.zeros(0, np.int64), np.zeros(0))
-    assert pool.model == pytest.approx(1) and pool.probe == pytest.approx(0.1)
+    pool = label_errors.fit(none, none, np.zeros(0, np.int64))
     assert pool.noise == pytest.approx(0.05, rel=0.05)
 
 
 def test_pool_and_wrong_by_their_formulas() -> None:
     rng = np.random.default_rng(0)
     model, said = (np.log(rng.dirichlet(np.ones(4), 6)).astype(np.float32) for _ in range(2))
-    pool = Pool(0.8, 0.3, 0.1)
-    expected = special.softmax(0.8 * model + 0.3 * said, axis=1)
+    pool = Pool(0.1)
+    expected = special.softmax(model + label_errors.PROBE * said, axis=1)
     assert np.allclose(np.exp(pool.log_probs(model, said)), expected, atol=1e-6)
     p = expected[:, 2]
     blind = 0.1 / 4
@@ -157,22 +156,26 @@ def test_wrong_labels_are_found_better_than_by_a_bent_model_and_as_well_as_by_a_
     gains = []
     for scores in (logits, bent):
         model = special.log_softmax(scores, axis=1).astype(np.float32)
-        trusted = label_errors.trust(-model[place, labels], n_classes)
-        pool = label_errors.fit(model, said, labels, trusted)
+        pool = label_errors.fit(model, said, labels)
         joined = pool.wrong(pool.log_probs(model, said)[place, labels], n_classes)
         by_model = average_precision_score(wrong, -model[place, labels])
         gains.append(average_precision_score(wrong, joined) - by_model)
-        assert pool.noise == pytest.approx(0.08 * n_classes / (n_classes - 1), rel=0.5)
+        # A model that is less sure than it is right makes some wrong labels look ordinary.
+        assert 1 / 3 < pool.noise / (0.08 * n_classes / (n_classes - 1)) < 1.5
     assert gains[0] > -0.01
     assert gains[1] > 0.03
 
 
-def test_a_probe_that_says_nothing_changes_no_order() -> None:
-    rng = np.random.default_rng(0)
-    model = np.log(rng.dirichlet(np.full(4, 0.3), 500)).astype(np.float32)
-    labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in model])
-    noise = rng.normal(size=model.shape).astype(np.float32) * 5
-    assert label_errors.fit(model, noise, labels, np.ones(500)).probe < 0.05
+def test_labels_that_a_model_has_learned_by_heart_are_still_found_by_the_probe() -> None:
+    embeddings, classes = clusters(3000, 10, apart=1.0)
+    labels, wrong = flipped(classes, 10)
+    said = opinions(embeddings, labels, 10)
+    rng = np.random.default_rng(2)
+    scores = 6.0 * np.eye(10)[labels] + rng.gumbel(size=(len(labels), 10))
+    model, place = special.log_softmax(scores, axis=1).astype(np.float32), np.arange(len(labels))
+    pool = label_errors.fit(model, said, labels)
+    joined = average_precision_score(wrong, -pool.of_labels(model, said, labels))
+    assert joined > average_precision_score(wrong, -model[place, labels]) + 0.1
 
 
 def test_what_is_usual_by_median_and_robust_deviation() -> None:

@@ -36,7 +36,8 @@ def spot(row: int, column: int, n: int = 1, grid: int = 8) -> Tensor:
 def scenes(images: Tensor, heat: Tensor, runner_up: Tensor) -> Scenes:
     """Scenes of one class."""
     n = torch.arange(len(images))
-    return Scenes(n, torch.zeros_like(n), images, heat, runner_up)
+    unmarked = torch.zeros_like(images[:, :1], dtype=torch.bool)
+    return Scenes(n, torch.zeros_like(n), images, heat, runner_up, heat, unmarked)
 
 
 def test_the_control_region_has_the_size_of_the_region_but_another_place() -> None:
@@ -134,6 +135,21 @@ def test_texture_carries_compression_and_sharpness_but_no_layout() -> None:
     assert sharpness[2] < 0.5 * sharpness[1]  # what is left stands between blocks
     pool = torch.nn.functional.avg_pool2d
     torch.testing.assert_close(pool(changed.float(), 8), pool(noisy.float(), 8), atol=5, rtol=0)
+
+
+def test_sharpness_carries_blur_and_focus_but_no_layout() -> None:
+    images = pictures(2, 64, seed=3) // 2 + smooth(2, 64, seed=5) // 2
+    blurred = torch.from_numpy(
+        np.stack([cv2.GaussianBlur(each.permute(1, 2, 0).numpy(), (0, 0), 3) for each in images])
+    ).permute(0, 3, 1, 2)
+    dull = transfers.sharpness(images, blurred)
+    assert (dull.float() - blurred.float()).abs().mean() < 4
+    low = torch.nn.functional.avg_pool2d
+    torch.testing.assert_close(low(dull.float(), 16), low(images.float(), 16), atol=6, rtol=0)
+    # What has no structure gets none.
+    flat = torch.full_like(images, 90)
+    assert torch.equal(transfers.sharpness(flat, images), flat)
+    torch.testing.assert_close(transfers.sharpness(images, images), images)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (30, 45), (8, 8)])

@@ -41,15 +41,16 @@ class Bench:
             DataError: naming a position that can be read no more.
         """
         device = self.classifier.device
-        pictures = torch.stack([self._picture(int(i)) for i in index]).to(device)
+        read = [self._picture(int(i)) for i in index]
+        pictures, objects = (torch.stack(parts).to(device) for parts in zip(*read, strict=True))
         blocks = [
             engine.rivals(self.classifier, block, self.method)
             for block in torch.split(pictures, BATCH)
         ]
-        maps, classes = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-        heat = maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+        maps, classes, energy = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         plan = torch.as_tensor(index, device=device)
-        return Scenes(plan, classes[:, 0], pictures, heat[:, 0], heat[:, 1])
+        heat, runner_up = _shares(maps).unbind(dim=1)
+        return Scenes(plan, classes[:, 0], pictures, heat, runner_up, _shares(energy), objects)
 
     def probabilities(self, images: Tensor) -> Floats:
         """Probabilities (n, K) of pictures (n, 3, H, W) uint8."""
@@ -69,11 +70,22 @@ class Bench:
         """What hosts are predicted to be, once they carry what the probe takes from the donors."""
         return self.classes(probe.transplant(hosts, donors))
 
-    def _picture(self, index: int) -> Tensor:
+    def _picture(self, index: int) -> tuple[Tensor, Tensor]:
+        """A picture (3, H, W) and the mask (1, H, W) of its object, empty where none is marked."""
+        fit = self.classifier.preprocess.fit
         try:
-            return self.classifier.preprocess.fit(self.read(index).pixels)
+            picture = self.read(index)
+            pixels = fit(picture.pixels)
+            if picture.object is None:
+                return pixels, torch.zeros_like(pixels[:1], dtype=torch.bool)
+            return pixels, fit(picture.object[..., None]) > 127
         except Exception as error:
             raise DataError(f"image {index} of the plan: {describe(error)}") from error
+
+
+def _shares(maps: Tensor) -> Tensor:
+    """Maps (..., h, w) whose cells sum to 1; a dead one stays 0."""
+    return maps / maps.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def numbers(values: Tensor) -> Ints:

@@ -20,8 +20,8 @@ class Case:
     """A candidate, and what was found out about it.
 
     screened is the gain on screening, pseudo what the two halves of the class do against each
-    other, added and removed the trial; carriers tells, by plan position, how much each image's cue
-    adds to others; same_as is the case that is the same cue, told more precisely.
+    other, added and removed the trial; wearers are the plan positions of the images that carry the
+    cue; same_as is the case that is the same cue, told more precisely.
     """
 
     candidate: Row
@@ -31,7 +31,7 @@ class Case:
     hurdle: float = 0.0
     added: Added | None = None
     removed: Removed = trial.NOT_REMOVED
-    carriers: dict[int, float] = field(default_factory=dict)
+    wearers: list[int] = field(default_factory=list)
     same_as: Case | None = None
 
     @property
@@ -47,7 +47,7 @@ class Case:
     @property
     def pasted(self) -> float:
         """Share of a picture that comes from another, 0 where it varies or is statistics alone."""
-        carries_pixels = self.candidate["probe"] != candidates.TEXTURE
+        carries_pixels = self.candidate["probe"] not in candidates.IN_PLACE
         return self.area if self.area < 1 and carries_pixels else 0.0
 
     @property

@@ -59,7 +59,7 @@ class Examiner:
 
     def _control(self, row: Row, probe: Probe, class_index: int) -> float:
         """Share of pictures that turn into the class by what other classes' images have there."""
-        if row["probe"] in (candidates.REGION, candidates.TEXTURE):
+        if row["probe"] == candidates.REGION or row["probe"] in candidates.IN_PLACE:
             return 0.0  # a place of this class alone; the trial has a control of its own
         if row["probe"] not in self._plain:
             rng = np.random.default_rng(self.seed)

@@ -58,7 +58,7 @@ def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[lis
     findings: list[Row] = []
     members: list[Row] = []
     for case, q_value, said in kept:
-        rows = _members(case, names(list(case.removed.reliance)), limits)
+        rows = _members(case, names(case.wearers))
         findings.append(_finding(case, q_value, said, rows))
         members += rows
     return findings, members
@@ -68,17 +68,16 @@ def _score(case: Case) -> float:
     return max(0.0, (case.gain + max(0.0, case.removed.effect.gain)) / 2)
 
 
-def _members(case: Case, names: dict[int, str], limits: AnalysisConfig) -> list[Row]:
+def _members(case: Case, names: dict[int, str]) -> list[Row]:
     """Images whose cue works on others, and how far each one's prediction falls without it."""
     return [
         {
             "finding_id": case.candidate["candidate_id"],
             "index": index,
             "image_id": names[index],
-            "reliance": reliance,
+            "reliance": case.removed.reliance[index],
         }
-        for index, reliance in sorted(case.removed.reliance.items())
-        if case.carriers[index] >= limits.min_effect / 2
+        for index in case.wearers
     ]
 
 
@@ -110,9 +109,15 @@ WORDS = {
     "moving": "something that moves from place to place",
     "colour": "the colours of the whole picture",
     "lighting": "the layout of light and dark",
-    "texture": "the fine structure of the whole picture (sharpness, noise, compression)",
+    "texture": "the fine structure of the whole picture (noise, compression)",
+    "sharpness": "the sharpness of the whole picture",
     "frame": "the border all around",
 }
+STRUCTURE = {
+    "texture": "the fine structure (noise, compression)",
+    "sharpness": "how sharp the picture is",
+}
+"""What a place may be told by, beside what is in it."""
 
 
 def sentence(case: Case, q_value: float, n_members: int) -> str:
@@ -123,8 +128,8 @@ def sentence(case: Case, q_value: float, n_members: int) -> str:
     what = WORDS.get(kind, f"a {kind}, {candidate['place']}")
     if kind == "edge":
         what = f"something along the {candidate['place']}"
-    if kind == "texture" and candidate["region"]:
-        what = f"the fine structure (sharpness, noise, compression), {candidate['place']}"
+    if kind in STRUCTURE and candidate["region"]:
+        what = f"{STRUCTURE[kind]}, {candidate['place']}"
     q = "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}"
     removing = (
         f"Removing it turns {remove.hit:.0%} of its images away from {name} "

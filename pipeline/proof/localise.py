@@ -67,6 +67,30 @@ def shrunk(gain: Callable[[Cells], float], cells: Cells, least: float) -> Cells:
     return _filled(box)
 
 
+def grown(gain: Callable[[Cells], float], cells: Cells, factor: float) -> Cells:
+    """The box of cells, on FINE rows and columns, widened while a step makes its gain larger.
+
+    Args:
+        gain: of a box of cells (FINE, FINE).
+        cells: (FINE, FINE), where to begin.
+        factor: that a step must multiply the gain by.
+    """
+    x0, y0, x1, y1 = (round(side * FINE) for side in regions.bounds(cells).values())
+    box, best = [x0, y0, x1, y1], gain(_filled([x0, y0, x1, y1]))
+    while best > 0:
+        wider = []
+        for side in range(4):
+            larger = list(box)
+            larger[side] += -1 if side < 2 else 1
+            if 0 <= larger[side] <= FINE:
+                wider.append((gain(_filled(larger)), larger))
+        found, larger = max(wider, default=(0.0, box))
+        if found < factor * best:
+            break
+        box, best = larger, found
+    return _filled(box)
+
+
 def _filled(box: list[int]) -> Cells:
     cells = np.zeros((FINE, FINE), bool)
     cells[box[1] : box[3], box[0] : box[2]] = True

@@ -23,10 +23,11 @@ from pipeline.shortcuts.effects import Effect
 from pipeline.shortcuts.probes import Probe, Scenes
 
 Rng = np.random.Generator
+Floats = NDArray[np.float32]
 
 FILLS = 8
 """Pictures that a member's cue is replaced from, to measure its reliance."""
-HOSTS = 4
+HOSTS = 8
 """Pictures that an image's cue is added to, to see whether it carries one."""
 
 
@@ -40,7 +41,9 @@ class Added:
 
 @dataclass(frozen=True)
 class Removed:
-    """What removing a cue did, and the reliance of each image (n,): its loss of probability."""
+    """What removing a cue did, and by plan position the reliance of each image: the share of its
+    prediction's probability that is lost, in [0, 1].
+    """
 
     effect: Effect
     reliance: dict[int, float] = field(default_factory=dict)
@@ -51,7 +54,12 @@ NOT_REMOVED = Removed(effects.NO_EFFECT)
 
 def pairs(hosts: Scenes, donors: Scenes, n: int, rng: Rng) -> tuple[Scenes, Scenes]:
     """n hosts, each once before any comes again, with a donor of its own."""
-    return hosts.at(_rows(len(hosts), n, rng)), donors.at(_rows(len(donors), n, rng))
+    return drawn(hosts, n, rng), drawn(donors, n, rng)
+
+
+def drawn(scenes: Scenes, n: int, rng: Rng) -> Scenes:
+    """n scenes, each once before any comes again."""
+    return scenes.at(_rows(len(scenes), n, rng))
 
 
 def add(
@@ -75,57 +83,79 @@ def remove(
     bench: Bench, probe: Probe, members: Scenes, others: Scenes, own: int, rng: Rng
 ) -> Removed:
     """What happens to images of the class without the cue."""
-    fillers = others.at(_rows(len(others), len(members), rng))
+    fillers = drawn(others, len(members), rng)
     turned = bench.classes(probe.remove(members, fillers)) != own
     control = _control(bench, probe, members, fillers, rng) != own
-    lost = np.clip(_loss(bench, probe, members, others, own, rng), 0, 1)
+    fills = [drawn(others, len(members), rng) for _ in range(FILLS)]
+    lost = np.clip(loss(bench, probe, members, fills), 0, 1)
     reliance = dict(zip(numbers(members.index).tolist(), lost.tolist(), strict=True))
     return Removed(effects.compare(turned, control, rng), reliance)
 
 
-def _loss(
-    bench: Bench, probe: Probe, members: Scenes, others: Scenes, own: int, rng: Rng
-) -> NDArray[np.float32]:
-    """Probability that each image loses without the cue (n,), over several ways to replace it.
+def loss(bench: Bench, probe: Probe, members: Scenes, fillers: list[Scenes]) -> Floats:
+    """Share of the probability of its class that each image loses without the cue (n,), at most 1.
 
-    Where it moves, half of what is put there is drawn from around it: what comes from the same
-    place of other pictures brings parts of objects.
+    What is left is the mean over the fillers, which replace the cue one after the other. Where it
+    moves, half of what is put there is drawn from around it: what comes from the same place of
+    other pictures brings parts of objects.
     """
-    left = np.zeros(len(members), np.float32)
-    for _ in range(FILLS):
-        fillers = others.at(_rows(len(others), len(members), rng))
-        left += bench.probabilities(probe.remove(members, fillers))[:, own] / FILLS
+    left = np.mean([_kept(bench, members, probe.remove(members, each)) for each in fillers], axis=0)
     if probe.kind == "moving" and probe.where is not None:
         around = transfers.inpainted(members.pictures, probe.where(members))
-        left += bench.probabilities(around)[:, own]
-        left /= 2
-    return np.asarray(bench.probabilities(members.pictures)[:, own] - left)
+        left = (left + _kept(bench, members, around)) / 2
+    before = _kept(bench, members, members.pictures)
+    return np.asarray(1 - left / np.maximum(before, np.finfo(np.float32).tiny))
+
+
+def _kept(bench: Bench, members: Scenes, changed: torch.Tensor) -> Floats:
+    """Probability of the members' own classes in their changed pictures (n,)."""
+    return bench.probabilities(changed)[np.arange(len(members)), numbers(members.classes)]
 
 
 def _control(bench: Bench, probe: Probe, members: Scenes, fillers: Scenes, rng: Rng) -> Ints:
     if probe.where is None:
-        same = members.at(_rows(len(members), len(members), rng))
+        same = drawn(members, len(members), rng)
         return bench.classes(probe.remove(members, same))
     moved = transfers.elsewhere(probe.where(members).cpu(), len(members), rng)
     return bench.classes(transfers.paste(members.pictures, fillers.pictures, moved))
 
 
-def carriers(
-    bench: Bench, probe: Probe, own: Scenes, others: Scenes, class_index: int, rng: Rng
-) -> dict[int, float]:
-    """By plan position, the probability that each image's own cue adds to HOSTS other pictures."""
-    gained = np.zeros(len(own), np.float32)
+def wearers(
+    bench: Bench,
+    probe: Probe,
+    donors: Scenes,
+    others: Scenes,
+    hosts: Scenes,
+    class_index: int,
+    rng: Rng,
+) -> list[int]:
+    """Plan positions of the donors that carry the cue.
+
+    What they carry over to the hosts speaks for the class more than what donors of other classes
+    carry over, by the threshold that tells the two best.
+    """
+    about = (bench, probe, hosts, class_index, rng)
+    carried, null = _carried(donors, *about), _carried(others, *about)
+    worn = carried > effects.apart(carried, null)
+    return sorted(numbers(donors.index)[worn].tolist())
+
+
+def _carried(
+    donors: Scenes, bench: Bench, probe: Probe, hosts: Scenes, class_index: int, rng: Rng
+) -> Floats:
+    """The probability of the class that each donor's cue adds to HOSTS other pictures (n,)."""
+    before = bench.probabilities(hosts.pictures)[:, class_index]
+    gained = np.zeros(len(donors), np.float32)
     for _ in range(HOSTS):
-        hosts = others.at(_rows(len(others), len(own), rng))
-        before = bench.probabilities(hosts.pictures)[:, class_index]
-        after = bench.probabilities(probe.transplant(hosts, own))[:, class_index]
-        gained += (after - before) / HOSTS
-    return dict(zip(numbers(own.index).tolist(), gained.tolist(), strict=True))
+        rows = _rows(len(hosts), len(donors), rng)
+        after = bench.probabilities(probe.transplant(hosts.at(rows), donors))[:, class_index]
+        gained += (after - before[rows.numpy()]) / HOSTS
+    return gained
 
 
 def without(probe: Probe, donors: Scenes, others: Scenes, rng: Rng) -> Scenes:
     """The donors with what the probe would take from them replaced; their heat stays."""
-    fillers = others.at(_rows(len(others), len(donors), rng))
+    fillers = drawn(others, len(donors), rng)
     return replace(donors, pictures=(probe.erase or probe.remove)(donors, fillers))
 
 

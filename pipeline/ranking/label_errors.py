@@ -1,20 +1,20 @@
-"""How likely a given label is wrong, from the model and a probe of its embeddings.
+"""How likely a given label is wrong, from the model and a probe of its features.
 
-Both are pooled: p(y) ~ model(y)^a * probe(y)^b, with a and b such that the given labels of the run,
-of which a share e was drawn blindly from all classes, are most likely:
+Both are pooled: p(y) ~ model(y) * probe(y)^PROBE, a product of experts (Hinton, "Training Products
+of Experts", Neural Computation 2002) of which the probe has the weaker voice, as its many features
+do not vary apart as it takes them to. The powers are fixed: whatever makes the given labels most
+likely praises a model that has learned the wrong ones by heart. A share e of the labels is taken to
+be drawn blindly from all classes:
 
     p(given = y) = (1 - e) p(y) + e / K
 
-The share lets a wrong label be surprising without making the model and the probe look worse than
-they are; b is small where the probe adds nothing, and grows where the model is bent, by wrong
-labels or a shortcut it was trained on. The second term is the label that was drawn blindly, so
+The second term is the label that was drawn blindly, so
 
     p(wrong | given = y) = (e / K) (1 - p(y)) / p(given = y)
 
 falls with p(y) alone: with labels wrong at random, self-confidence is the order to look at images
 in, and a better p(y) the one way to a better order (Northcutt, Jiang and Chuang, "Confident
-Learning", JAIR 2021, compare the orders; Guo et al., "On Calibration of Modern Neural Networks",
-ICML 2017, fit powers of probabilities).
+Learning", JAIR 2021, compare the orders).
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-COLUMNS = ["index", "label_index", "loss", "top_index", "top_prob", "embedding"]
+COLUMNS = ["index", "label_index", "loss", "top_index", "top_prob", "features"]
 """What labels are judged from."""
+PROBE = 0.2
+"""Power of the probe in the pool, beside the model's of 1."""
 SMALLEST = 1e-12
 """Probability below which the model's are not told apart."""
 USUAL_NOISE = (1, 19)
@@ -44,15 +46,13 @@ USUAL_NOISE = (1, 19)
 
 @dataclass(frozen=True)
 class Pool:
-    """The powers a and b of model and probe, and the share e of labels drawn blindly."""
+    """The pool of model and probe, with the share e of labels drawn blindly."""
 
-    model: float = 1.0
-    probe: float = 0.1
     noise: float = USUAL_NOISE[0] / sum(USUAL_NOISE)
 
     def log_probs(self, model: Singles, probe: Singles) -> Singles:
         """Pooled log-probabilities (n, K)."""
-        scores = self.model * model + self.probe * probe
+        scores = model + PROBE * probe
         pooled: Singles = scores - special.logsumexp(scores, axis=1, keepdims=True)
         return pooled
 
@@ -98,52 +98,31 @@ def model_log_probs(
     return logs
 
 
-def fit(model: Singles, probe: Singles, labels: Ints, trusted: Floats) -> Pool:
-    """The pool under which the given labels (n,) are most likely.
+def fit(model: Singles, probe: Singles, labels: Ints) -> Pool:
+    """The pool with the share of noise under which the given labels (n,) are most likely.
 
-    For the powers, a label counts so far as it is trusted: where wrong labels follow a rule, a
-    probe that has learned the rule foretells them, and must not be praised for it. The share of
-    noise is then that of all labels.
-
-    A priori the model is taken at its word and the probe, whose many statistics do not vary apart
-    as it takes them to, for a tenth, give or take a factor of e; the noise is USUAL_NOISE.
+    A priori the noise is USUAL_NOISE.
 
     Args:
         model: (n, K) log-probabilities.
         probe: (n, K) log-probabilities, by probes that have not seen the image's label.
         labels: (n,) given.
-        trusted: (n,) in [0, 1].
     """
-    start = np.array([np.log(Pool.model), np.log(Pool.probe), special.logit(Pool.noise)])
-
-    def pool(parameters: Floats) -> Pool:
-        a, b, noise = *np.exp(parameters[:2]), special.expit(parameters[2])
-        return Pool(float(a), float(b), float(noise))
-
-    def surprise(parameters: Floats) -> float:
-        given = pool(parameters).of_labels(model, probe, labels)
-        far = float(np.sum((parameters - start)[:2] ** 2)) / 2
-        return far + _surprise(parameters[2], given, trusted, model.shape[1])
-
-    options = {"xatol": 0.01, "fatol": 0.01, "maxiter": 200}
-    found = optimize.minimize(surprise, start, method="Nelder-Mead", options=options).x
-    powers = pool(found)
-    known = (powers.of_labels(model, probe, labels), np.ones(len(labels)), model.shape[1])
+    known = (Pool().of_labels(model, probe, labels), model.shape[1])
     noise = optimize.minimize_scalar(_surprise, bounds=(-14, 7), args=known).x
-    return replace(powers, noise=float(special.expit(noise)))
+    return Pool(float(special.expit(noise)))
 
 
-def _surprise(noise_logit: float, given: Floats, counts: Floats, n_classes: int) -> float:
+def _surprise(noise_logit: float, given: Floats, n_classes: int) -> float:
     """Minus the log-likelihood and the log-prior of a share of noise.
 
     Args:
         noise_logit: log-odds of the share.
         given: (n,) pooled log-probabilities of the labels.
-        counts: (n,) how much each label counts.
         n_classes: K.
     """
     noise, right = special.expit(noise_logit), special.expit(-noise_logit)
-    likelihood = counts @ np.log(right * np.exp(given) + noise / n_classes)
+    likelihood = np.log(right * np.exp(given) + noise / n_classes).sum()
     return -float(likelihood + special.xlogy(USUAL_NOISE, (noise, right)).sum())
 
 
@@ -176,14 +155,14 @@ class Labels:
     def opinions(self, rows: pa.Table) -> tuple[Singles, Singles]:
         """Log-probabilities of the model and of the probe, (n, K) each, before they are pooled.
 
-        Rows must have labels. Where there is no embedding, all classes are equal to the probe.
+        Rows must have labels. Where there are no features, all classes are equal to the probe.
         """
-        embeddings = columns.vectors(rows, "embedding", self.embedding_dim)
+        features = columns.vectors(rows, "features", self.embedding_dim)
         fold = self.fold[columns.classes(rows, "index")]
         probed = np.zeros((len(fold), len(self.class_names)), np.float32)
         for number, probe in enumerate(self.probes):
-            chosen = (fold == number) & embeddings.any(axis=1)
-            probed[chosen] = probe.log_probs(embeddings[chosen])
+            chosen = (fold == number) & features.any(axis=1)
+            probed[chosen] = probe.log_probs(features[chosen])
         model = model_log_probs(
             *columns.top(rows),
             columns.classes(rows, "label_index"),
@@ -195,11 +174,10 @@ class Labels:
     def fitted(self, rows: pa.Table) -> Labels:
         """These with the pool that suits a sample of labelled rows."""
         labels = columns.classes(rows, "label_index")
-        trusted = trust(columns.numbers(rows, "loss"), len(self.class_names))
-        return replace(self, pool=fit(*self.opinions(rows), labels, trusted))
+        return replace(self, pool=fit(*self.opinions(rows), labels))
 
     def judge(self, rows: pa.Table) -> Judged:
-        """All rows; those without a label, or whose label is the most probable, are not suspect."""
+        """All rows; nothing speaks against the label of one that has none."""
         labels = columns.classes(rows, "label_index")
         best, given = labels.copy(), np.zeros(len(labels))
         labelled = np.flatnonzero(labels != NO_CLASS)
@@ -207,6 +185,6 @@ class Labels:
             log_probs = self.pool.log_probs(*self.opinions(rows.take(labelled)))
             best[labelled] = log_probs.argmax(axis=1)
             given[labelled] = log_probs[np.arange(len(labelled)), labels[labelled]]
-        n_classes, suspect = len(self.class_names), best != labels
-        evidence = replace(self.pool, noise=0.5).wrong(given, n_classes) * suspect
+        n_classes = len(self.class_names)
+        evidence = replace(self.pool, noise=0.5).wrong(given, n_classes)
         return Judged(evidence, self.pool.wrong(given, n_classes), best, np.exp(given))

@@ -1,4 +1,4 @@
-"""A second opinion on labels, from the embeddings: which class an image is looked at like.
+"""A second opinion on labels, from the features: which class an image looks like.
 
 The probe is a linear discriminant on the given labels (as RoG of Lee et al., "Robust Inference via
 Generative Classifiers for Handling Noisy Labels", ICML 2019, reads the features of a network).
@@ -26,20 +26,18 @@ def folds(n_images: int, seed: int) -> NDArray[np.int8]:
 
 
 class Moments:
-    """Counts, sums and products of embeddings, by fold and given label."""
+    """Counts, sums and products of features, by fold and given label."""
 
     def __init__(self, n_classes: int, dimensions: int) -> None:
         self.counts = np.zeros((FOLDS, n_classes))
         self.sums = np.zeros((FOLDS, n_classes, dimensions))
         self.products = np.zeros((FOLDS, dimensions, dimensions))
 
-    def add(
-        self, embeddings: Singles, labels: Ints, weights: Floats, fold: NDArray[np.int8]
-    ) -> None:
-        """Take embeddings (n, d) with labels, weights in [0, 1] and folds (n,)."""
+    def add(self, features: Singles, labels: Ints, weights: Floats, fold: NDArray[np.int8]) -> None:
+        """Take features (n, d) with labels, weights in [0, 1] and folds (n,)."""
         for number in range(FOLDS):
             rows = np.flatnonzero(fold == number)
-            chosen, weight = evened(embeddings[rows]).astype(np.float64), weights[rows]
+            chosen, weight = evened(features[rows]).astype(np.float64), weights[rows]
             shape = (self.counts.shape[1], len(rows))
             members = sparse.csr_array((weight, (labels[rows], np.arange(len(rows)))), shape)
             self.counts[number] += members.sum(axis=1)
@@ -85,18 +83,18 @@ class Probe:
         slopes /= scale[:, None]
         return cls(slopes, offsets - common @ slopes)
 
-    def log_probs(self, embeddings: Singles) -> Singles:
-        """(n, K) of embeddings (n, d), up to a number of each image's own."""
-        scores: Singles = evened(embeddings) @ self.slopes + self.offsets
+    def log_probs(self, features: Singles) -> Singles:
+        """(n, K) of features (n, d), up to a number of each image's own."""
+        scores: Singles = evened(features) @ self.slopes + self.offsets
         return scores
 
 
-def evened(embeddings: Singles) -> Singles:
+def evened(features: Singles) -> Singles:
     """Signed square roots: activations are many small ones and a few large, far from normal.
 
     Perronnin, Sanchez and Mensink, "Improving the Fisher Kernel", ECCV 2010, section 3.2.
     """
-    roots: Singles = np.sign(embeddings) * np.sqrt(np.abs(embeddings))
+    roots: Singles = np.sign(features) * np.sqrt(np.abs(features))
     return roots
 
 

@@ -3,8 +3,8 @@
 Every suspicion is a strength in [0, 1] times the weight of its kind; an image takes its highest
 score, and all its reasons:
 
-label_error: the evidence of the image against its label (label_errors.Judged), where another
-  class is more probable;
+label_error: the evidence of the image against its label (label_errors.Judged), where it reaches
+  DOUBT;
 shortcut: the image's reliance on the cue of a finding (how far its probability falls without the
   cue), or the finding's score where this image was not tried; half where only suspected;
 atypical_focus: 1 - limit / |z| of the focus statistic that is farthest from its class's median
@@ -41,6 +41,8 @@ WEIGHTS = {
 }
 """How much of a person's first look a kind deserves."""
 AMBIGUOUS = 0.1
+DOUBT = 0.05
+"""Evidence against a label below which it is not worth a line."""
 
 COLUMNS = [*label_errors.COLUMNS, "pred_index", "margin", "heatmap_max", *focus_outliers.WORDS]
 """What strengths are told from."""
@@ -62,8 +64,9 @@ class Evidence:
     def scores(self, rows: pa.Table) -> Floats:
         """Scores (n, kinds), in the order of WEIGHTS, of rows with COLUMNS."""
         margin = columns.numbers(rows, "margin")
+        against = self.labels.judge(rows).evidence
         strengths = {
-            "label_error": self.labels.judge(rows).evidence,
+            "label_error": np.where(against >= DOUBT, against, 0),
             "shortcut": self.members.strongest(columns.classes(rows, "index")),
             "no_evidence": columns.numbers(rows, "heatmap_max") == 0,
             "atypical_focus": self.usual.strength(*focus(rows)),
@@ -174,11 +177,11 @@ class _Words:
         words = f"labelled {text['label']}, which the model gives {text['label_prob']:.1%}"
         if text["pred"] != text["label"]:
             words += f"; it says {text['pred']} with {text['confidence']:.1%}"
-        return (
-            f"{words}; counting images that look alike to it, {text['label']} has "
-            f"{judged.given[row]:.1%} and {likeliest} the most: wrong with a probability of "
-            f"{judged.wrong[row]:.0%}"
-        )
+        words += f"; counting images that look alike to it, {text['label']} has "
+        words += f"{judged.given[row]:.1%}"
+        if likeliest != text["label"]:
+            words += f" and {likeliest} the most"
+        return f"{words}: wrong with a probability of {judged.wrong[row]:.0%}"
 
     def _atypical_focus(self, row: int) -> str:
         worst = int(np.abs(self.distances[row]).argmax())

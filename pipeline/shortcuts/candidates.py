@@ -24,8 +24,8 @@ from pipeline.shortcuts.probes import GENERAL, Probe
 from pipeline.shortcuts.regions import Cells, Floats
 from pipeline.shortcuts.sample import Sample
 
-TEXTURE = "texture in place"
-"""The probe of the fine structure of a hot region; it carries no object over."""
+IN_PLACE = {"texture in place": transfers.texture, "sharpness in place": transfers.sharpness}
+"""The probes of the structure of a hot region; they carry no object over."""
 BACKGROUND = "background"
 METADATA = "metadata"
 MEMBER = 0.95
@@ -38,6 +38,7 @@ COLUMNS = {
     "colour": [i for i, name in enumerate(IMAGE) if "mean" in name or "std" in name],
     "lighting": [IMAGE.index("image_brightness"), IMAGE.index("image_contrast")],
     "texture": [IMAGE.index("image_sharpness")],
+    "sharpness": [IMAGE.index("image_sharpness")],
     "edge": [i for i, name in enumerate(IMAGE) if "border" in name],
 }
 """Statistics of the picture that speak for a kind of cue."""
@@ -52,7 +53,9 @@ def of_class(
     shared = {"class_index": class_index, "class_name": name}
     found = regions.unusual_regions(heat[own], heat[~own], permutations, rng)
     rows = [_region(region, heat, own, drawn) for region in found[:MOST_REGIONS]]
-    rows += [{**row, "probe": TEXTURE, "kind": "texture"} for row in rows]
+    rows += [
+        {**row, "probe": probe, "kind": probe.split()[0]} for row in rows for probe in IN_PLACE
+    ]
     rows += _groups(drawn, heat, own)
     rows += _general(drawn, heat, own)
     for row in rows:
@@ -87,8 +90,8 @@ def probe_of(candidate: dict[str, Any]) -> Probe:
     cells = np.asarray(candidate["cells"], bool)
     if candidate["probe"] == BACKGROUND:
         return probes.background(cells)
-    if candidate["probe"] == TEXTURE:
-        return probes.local(candidate["kind"], transfers.texture, cells)
+    if candidate["probe"] in IN_PLACE:
+        return probes.local(candidate["kind"], IN_PLACE[candidate["probe"]], cells)
     return probes.fixed(candidate["kind"], cells)
 
 

@@ -67,6 +67,21 @@ def typical_gain(hit: Bools, control: Bools, classes: Ints) -> float:
     return float(np.median(gains)) if gains else 0.0
 
 
+def apart(own: NDArray[np.floating], null: NDArray[np.floating]) -> float:
+    """The threshold by which fewest of own (n,) are mistaken, some of which are drawn as null (m,).
+
+    How many are: twice those below the null's median (Storey, "A direct approach to false
+    discovery rates", JRSS B 2002, equation 6, with lambda a half).
+    """
+    values = np.unique(np.concatenate([own, null]))
+    above = [
+        1 - np.searchsorted(np.sort(of), values, side="right") / max(1, len(of))
+        for of in (own, null)
+    ]
+    like_null = min(1.0, 2 * float((own <= np.median(null)).mean()))
+    return float(values[np.argmax(above[0] - 2 * like_null * above[1])])
+
+
 def hurdle(others: NDArray[np.float64], least: float, pasted: float = 0.0) -> float:
     """The gain a class must exceed, given that of other classes under the same intervention.
 

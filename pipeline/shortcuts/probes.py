@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from pipeline.shortcuts import regions, transfers
+from pipeline.shortcuts import regions, segment, transfers
 from pipeline.shortcuts.regions import Cells
 
 OBJECT, CONTEXT = 0.9, 0.5
@@ -31,6 +31,8 @@ class Scenes:
 
     classes (n,) are the predicted ones, index (n,) the plan positions. A cue that speaks for one
     class only is not hot for the runner-up, the object usually is: so the two are told apart.
+    energy (n, h, w) is how active the explained layer is, whatever the class; object (n, 1, H, W)
+    is where the object was marked, empty where it was not.
     """
 
     index: Tensor
@@ -38,6 +40,8 @@ class Scenes:
     pictures: Tensor
     heat: Tensor
     runner_up: Tensor
+    energy: Tensor
+    object: Tensor
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -86,11 +90,24 @@ def objects(donors: Scenes) -> Tensor:
     return transfers.hot(donors.runner_up, CONTEXT, *donors.size)
 
 
-def fixed(kind: str, cells: Cells) -> Probe:
+def outlined(scenes: Scenes) -> Scenes:
+    """The scenes with every object outlined, from where it was marked or the layer is active."""
+    found = segment.objects(scenes.pictures, scenes.energy, scenes.object)
+    return replace(scenes, object=found)
+
+
+def cleared(scenes: Scenes) -> Scenes:
+    """Outlined scenes without their objects: what is around them is drawn into their place."""
+    margin = round(MARGIN * min(scenes.size))
+    around = transfers.wider(scenes.object, margin)
+    return replace(scenes, pictures=transfers.inpainted(scenes.pictures, around))
+
+
+def fixed(kind: str, cells: Cells, extent: Cells | None = None) -> Probe:
     """What lies in cells (h, w) of the picture, in place, but for the donors' objects.
 
     A cue that does not stand still reaches over the cells that all have in common: what is removed
-    is wider by MARGIN.
+    is its extent, where that is known, or else wider by MARGIN.
     """
 
     def transplant(hosts: Scenes, donors: Scenes) -> Tensor:
@@ -98,6 +115,8 @@ def fixed(kind: str, cells: Cells) -> Probe:
         return transfers.paste(hosts.pictures, donors.pictures, mask)
 
     def where(members: Scenes) -> Tensor:
+        if extent is not None:
+            return inside(extent, members)
         margin = round(MARGIN * min(members.size))
         return transfers.wider(inside(cells, members), margin)
 
@@ -158,6 +177,15 @@ def background(cells: Cells | None = None) -> Probe:
     return replace(whole_place, transplant=transplant)
 
 
+def surroundings() -> Probe:
+    """The background to the pixel: of outlined scenes, from scenes that were cleared."""
+
+    def exchange(hosts: Scenes, donors: Scenes) -> Tensor:
+        return transfers.paste(hosts.pictures, donors.pictures, ~hosts.object)
+
+    return Probe("background", exchange, exchange)
+
+
 def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:
     """A statistic of the whole picture."""
 
@@ -200,5 +228,6 @@ GENERAL: dict[str, Probe] = {
     "colour": whole("colour", transfers.colour),
     "lighting": whole("lighting", transfers.lighting),
     "texture": whole("texture", transfers.texture),
+    "sharpness": whole("sharpness", transfers.sharpness),
 }
 """Probes that need no region and are tried for every class."""

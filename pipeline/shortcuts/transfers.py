@@ -6,6 +6,7 @@ that sum to 1; the i-th donor goes into the i-th host.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import cv2
@@ -14,11 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 LATTICE = 32
 """Rows and columns of the places where a window may lie."""
 COARSE = 4
 """Rows and columns of the low frequencies of a picture."""
+OCTAVES = (1.0, 2.0, 4.0)
+"""Standard deviations in pixels of the blurs between which a band of structure lies."""
+FAINT = 0.5
+"""Standard deviation of grey levels up to which a band holds rounding, and is not amplified."""
 BLOCK = 8
 """Side in pixels of a block of the cosine transform, as in JPEG (ITU-T T.81)."""
 
@@ -30,9 +36,10 @@ def pixels(cells: NDArray[np.bool_], height: int, width: int) -> Tensor:
 
 
 def wider(mask: Tensor, margin: int) -> Tensor:
-    """A mask (H, W) that reaches `margin` pixels further to all sides."""
-    grown = F.max_pool2d(mask[None].float(), 2 * margin + 1, 1, margin)
-    return grown[0] > 0.5
+    """A mask (H, W) or masks (n, 1, H, W) that reach `margin` pixels further to all sides."""
+    lone = mask.ndim == 2
+    grown = F.max_pool2d((mask[None] if lone else mask).float(), 2 * margin + 1, 1, margin)
+    return (grown[0] if lone else grown) > 0.5
 
 
 def paste(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
@@ -138,6 +145,20 @@ def texture(images: Tensor, donors: Tensor) -> Tensor:
     return result
 
 
+def sharpness(images: Tensor, donors: Tensor) -> Tensor:
+    """Images whose structure is as strong as the donors' in each octave: blur, focus, grain.
+
+    The bands of a Laplacian pyramid (Burt and Adelson, "The Laplacian Pyramid as a Compact Image
+    Code", IEEE Trans. Communications 1983), not subsampled, are scaled to the donor's spread; what
+    they show, and the layout of light and colour below them, stay.
+    """
+    own, low = _octaves(images.float())
+    others, _ = _octaves(donors.float())
+    for band, other in zip(own, others, strict=True):
+        low = low + band * (_strength(other) / _strength(band).clamp_min(FAINT))
+    return _to_uint8(low)
+
+
 def inpainted(images: Tensor, mask: Tensor) -> Tensor:
     """Images (n, 3, H, W) with what the mask (n, 1, H, W) or (H, W) covers filled from around it.
 
@@ -150,6 +171,20 @@ def inpainted(images: Tensor, mask: Tensor) -> Tensor:
         for picture, covered in zip(pictures, masks, strict=True)
     ]
     return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).to(images.device)
+
+
+def _octaves(images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Bands of structure of images (n, C, H, W), and what is left below them."""
+    blurred = [images]
+    for sigma in OCTAVES:
+        reach = math.ceil(3 * sigma)
+        if reach < min(images.shape[2:]):
+            blurred.append(gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2))
+    return [fine - coarse for fine, coarse in itertools.pairwise(blurred)], blurred[-1]
+
+
+def _strength(band: Tensor) -> Tensor:
+    return band.std(dim=(1, 2, 3), keepdim=True)
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,13 +60,13 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
     """Probes from all labels of a run, and the pool from a sample of them."""
     fold = probe.folds(setup.n_images, seed)
     moments = probe.Moments(len(setup.class_names), setup.embedding_dim)
-    for batch in _batches(rows, setup, ["index", "label_index", "loss", "embedding"]):
-        embeddings = columns.vectors(batch, "embedding", setup.embedding_dim)
+    for batch in _batches(rows, setup, ["index", "label_index", "loss", "features"]):
+        features = columns.vectors(batch, "features", setup.embedding_dim)
         labels = columns.classes(batch, "label_index")
         weights = label_errors.trust(columns.numbers(batch, "loss"), len(setup.class_names))
         folds = fold[columns.classes(batch, "index")]
-        use = (labels != NO_CLASS) & embeddings.any(axis=1)
-        moments.add(embeddings[use], labels[use], weights[use], folds[use])
+        use = (labels != NO_CLASS) & features.any(axis=1)
+        moments.add(features[use], labels[use], weights[use], folds[use])
     unfitted = Labels(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
     return unfitted.fitted(_labelled_sample(rows, setup, seed))
 
