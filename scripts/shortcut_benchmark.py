@@ -10,6 +10,7 @@ and taken away, not what was planted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import time
@@ -133,7 +134,8 @@ def _labels(results: list[Outcome]) -> list[str]:
 def main() -> None:
     """Make, audit and count; everything also goes into a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--source", type=Path, required=True, help="folder of the four idx .gz")
+    parser.add_argument("--source", type=Path, help="folder of the four idx .gz")
+    parser.add_argument("--read", type=Path, nargs="+", help="files of --json: tell those, run none")
     parser.add_argument("--cache", type=Path, default=Path("outputs/shortcuts/sets"))
     parser.add_argument("--out", type=Path, default=Path("outputs/shortcuts/runs"))
     parser.add_argument("--json", type=Path, default=Path("outputs/shortcuts/results.json"))
@@ -142,6 +144,12 @@ def main() -> None:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("overrides", nargs="*", help="settings of camaudit: analysis.trials=60")
     args = parser.parse_args()
+    if args.read:
+        told = [json.loads(file.read_text(encoding="utf-8")) for file in args.read]
+        print("\n".join(summary(list(itertools.chain.from_iterable(told)))))
+        return
+    if args.source is None:
+        parser.error("--source is needed: the folder of Fashion-MNIST's four files")
     logging.disable(logging.WARNING)
     results = []
     for seed in args.seeds:

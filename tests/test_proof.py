@@ -23,6 +23,7 @@ from pipeline.proof.case import Case, set_hurdles
 from pipeline.proof.examiner import Examiner
 from pipeline.proof.pool import Pool
 from pipeline.proof.trial import Added, Removed
+from pipeline.schema import IMAGE
 from pipeline.shortcuts import effects, probes
 from pipeline.shortcuts.effects import Effect
 from pipeline.shortcuts.probes import Probe
@@ -100,9 +101,9 @@ def drawn_from(bench: Bench) -> Sample:
     index = np.arange(3 * PER_CLASS)
     scenes = bench.scenes(index)
     probability = bench.probabilities(scenes.pictures)
-    none = np.zeros((len(index), 1), np.float32)
+    flat = np.ones((len(index), 1), np.float32), np.ones((len(index), len(IMAGE)), np.float32)
     heat = np.asarray(scenes.heat)
-    return Sample(index, np.asarray(scenes.classes), probability.max(1), heat, none, none)
+    return Sample(index, np.asarray(scenes.classes), probability.max(1), heat, *flat)
 
 
 def corner() -> Any:
@@ -291,7 +292,7 @@ def case(gain: float, typical: float, hurdle: float, own: int = 0, **more: Any) 
     """A case on which nothing but the verdict is open."""
     effect = Effect(gain, 0.0, gain - 0.05, gain + 0.05, 1e-9)
     probe = Probe("patch", lambda h, d: h.pictures, lambda h, d: h.pictures)
-    made = Case(candidate(own, corner()), probe, gain, [], hurdle, Added(effect, typical))
+    made = Case(candidate(own, corner()), probe, gain, {}, hurdle, Added(effect, typical))
     return replace(made, **more)
 
 
@@ -309,6 +310,15 @@ def test_verdicts(
     gain: float, typical: float, hurdle: float, q_value: float, said: str | None
 ) -> None:
     assert findings.verdict(case(gain, typical, hurdle), q_value, LIMITS) == said
+
+
+def test_a_large_place_must_surely_turn_more_than_its_share() -> None:
+    half = np.zeros((GRID, GRID), bool)
+    half[:, : GRID // 2] = True
+    for gain, said in ((0.52, None), (0.6, "confirmed")):  # the interval is 0.05 to each side
+        made = case(gain, gain, 0.1)
+        made.candidate["cells"] = half.tolist()
+        assert findings.verdict(made, 0.001, LIMITS) == said
 
 
 def test_a_candidate_that_was_not_tried_has_no_verdict_but_counts_in_q() -> None:
@@ -348,12 +358,24 @@ def test_what_is_the_same_as_a_finding_is_none_of_its_own() -> None:
     assert "Removing" not in rows[1]["summary"]  # it was not tried
 
 
+def test_two_cues_of_a_class_at_one_rough_place_have_ids_of_their_own() -> None:
+    both = [case(gain, gain, 0.1, wearers=[0]) for gain in (0.9, 0.8)]
+    for each, left in zip(both, (0.5, 0.25), strict=True):
+        each.candidate["region"] = {"x0": left, "y0": 0.0, "x1": left + 0.1, "y1": 0.1}
+        each.removed = Removed(effects.NO_EFFECT, {0: 0.9})
+    rows, members = findings.tables(LIMITS, both, names)
+    assert [row["finding_id"] for row in rows] == ["hot region-0-2", "hot region-0"]
+    assert [member["finding_id"] for member in members] == ["hot region-0-2", "hot region-0"]
+
+
 def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would() -> None:
     nothing = Added(effects.NO_EFFECT, 0.0)
     strong = Added(Effect(0.9, 0.0, 0.8, 1.0, 1e-12), 0.9)
-    quiet = case(0.5, 0.5, 0.1, pseudo=[nothing, nothing])
+    quiet = case(0.5, 0.5, 0.1, pseudo={0: nothing, 1: nothing})
     assert findings.false_alarms([quiet], LIMITS) == (0, 2)
-    assert findings.false_alarms([quiet, replace(quiet, pseudo=[strong, nothing])], LIMITS) == (
+    assert findings.false_alarms(
+        [quiet, replace(quiet, pseudo={0: strong, 1: nothing})], LIMITS
+    ) == (
         1,
         2,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.proof import trial
 from pipeline.proof.trial import Added, Removed
-from pipeline.shortcuts import candidates, effects
+from pipeline.shortcuts import effects
 from pipeline.shortcuts.probes import Probe
 
 Row = dict[str, Any]
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 class Case:
     """A candidate, and what was found out about it.
 
-    screened is the gain on screening, pseudo what the two halves of the class do against each
+    screened is the gain on screening, pseudo what a half of the class, 0 or 1, does against the
     other, added and removed the trial; wearers are the plan positions of the images that carry the
     cue; same_as is the case that is the same cue, told more precisely.
     """
@@ -27,7 +27,7 @@ class Case:
     candidate: Row
     probe: Probe
     screened: float
-    pseudo: list[Added]
+    pseudo: dict[int, Added]
     hurdle: float = 0.0
     added: Added | None = None
     removed: Removed = trial.NOT_REMOVED
@@ -44,11 +44,20 @@ class Case:
         """The gain on trial, 0 where there was none."""
         return self.added.effect.gain if self.added else 0.0
 
+    def clears(self, least: float) -> bool:
+        """Whether the trial's gain reaches `least` and the hurdle, and surely the share pasted.
+
+        A cue is small against its effect: pictures of which a share comes from the class should
+        turn into it no more often than that, if only objects counted.
+        """
+        if self.added is None or self.gain < max(least, self.hurdle):
+            return False
+        return self.added.effect.low >= self.pasted
+
     @property
     def pasted(self) -> float:
         """Share of a picture that comes from another, 0 where it varies or is statistics alone."""
-        carries_pixels = self.candidate["probe"] not in candidates.IN_PLACE
-        return self.area if self.area < 1 and carries_pixels else 0.0
+        return self.area if self.area < 1 and self.probe.pixels else 0.0
 
     @property
     def area(self) -> float:
@@ -69,4 +78,4 @@ def set_hurdles(cases: list[Case], least: float) -> None:
             best[own] = max(best.get(own, -1.0), case.screened)
         for case in alike:
             others = [gain for own, gain in best.items() if own != case.candidate["class_index"]]
-            case.hurdle = effects.hurdle(np.array(others), least, case.pasted)
+            case.hurdle = effects.hurdle(np.array(others), least)

@@ -98,7 +98,7 @@ class ClassTrial:
     def _stands(self, case: Case) -> bool:
         return (
             case.added is not None
-            and case.gain >= max(self.limits.min_effect, case.hurdle)
+            and case.clears(self.limits.min_effect)
             and case.added.effect.p_value < self.limits.fdr
         )
 
@@ -118,8 +118,7 @@ class ClassTrial:
         place = candidates.in_place(cells, candidates.BACKGROUND)
         row = {**best.candidate, **place, "raised_by": "windows that turn pictures"}
         row["candidate_id"] = candidates.identity(row)
-        case = Case(row, candidates.probe_of(row), best.screened, [], best.hurdle)
-        case.hurdle = max(case.hurdle, case.pasted)
+        case = Case(row, candidates.probe_of(row), best.screened, {}, best.hurdle)
         self._try(case)
         yield case
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from pipeline.shortcuts.sample import Sample
 Row = dict[str, Any]
 Plain = tuple[Ints, Ints, Ints]
 
+OTHER_HALF = -1
+"""The class, in a sample, of the half that another is set against."""
 MOST_TRIED = 6
 """Candidates of a class that are tried, those with the largest gain on screening."""
 
@@ -31,6 +35,8 @@ class Examiner:
     def __init__(self, bench: Bench, drawn: Sample, limits: AnalysisConfig, seed: int) -> None:
         self.bench, self.drawn, self.limits, self.seed = bench, drawn, limits, seed
         self.pool = Pool.draw(bench, drawn, limits.trials, np.random.default_rng(seed))
+        self.chance: list[Case] = []
+        """What discover raised in halves of classes, each set against the other."""
         self._plain: dict[str, Plain] = {}
 
     def screen(self, class_index: int, rows: list[Row]) -> list[Case]:
@@ -39,21 +45,62 @@ class Examiner:
         hosts = pool.others(self.pool.screening, class_index)
         if not (len(hosts) and len(own)):
             return []
+        self.chance += self._of_halves(rows, own, hosts, class_index)
         return [self._screened(row, own, hosts, class_index, rng) for row in rows]
+
+    def _of_halves(
+        self, rows: list[Row], own: Scenes, hosts: Scenes, class_index: int
+    ) -> Iterator[Case]:
+        """Halves of a class through discover and screening, as if they were two classes."""
+        rng, index = self._rng(class_index, 2), numbers(own.index)
+        for number in (0, 1):
+            half, other = pool.half(own, number), pool.half(own, 1 - number)
+            if min(len(half), len(other)) < candidates.LEAST:
+                continue
+            drawn = self.drawn.at(np.isin(self.drawn.index, index))
+            inside = np.isin(drawn.index, numbers(half.index))
+            drawn = replace(drawn, classes=np.where(inside, class_index, OTHER_HALF))
+            about = (class_index, drawn, self.limits.permutations, rng)
+            for row in candidates.of_class(rows[0]["class_name"], *about):
+                if row["donor_index"]:  # the others are tried with all classes alike
+                    pseudo = self._against(row, half, other, hosts, class_index, rng)
+                    yield Case(row, candidates.probe_of(row), 0.0, {number: pseudo})
+
+    def _against(
+        self,
+        row: Row,
+        half: Scenes,
+        other: Scenes,
+        hosts: Scenes,
+        class_index: int,
+        rng: np.random.Generator,
+    ) -> Added:
+        targets, carriers = trial.pairs(hosts, pool.donors(half, row), self._few, rng)
+        plain = trial.drawn(other, self._few, rng)
+        probe = candidates.probe_of(row)
+        hit, control = (
+            self.bench.transplant(probe, targets, donors) == class_index
+            for donors in (carriers, plain)
+        )
+        return _added(hit, control, numbers(targets.classes), rng)
+
+    @property
+    def _few(self) -> int:
+        """Pictures of a screening."""
+        return max(1, self.limits.trials // 2)
 
     def _screened(
         self, row: Row, own: Scenes, hosts: Scenes, class_index: int, rng: np.random.Generator
     ) -> Case:
         probe = candidates.probe_of(row)
-        n = max(1, self.limits.trials // 2)
-        targets, _ = trial.pairs(hosts, hosts, n, rng)
+        targets = trial.drawn(hosts, self._few, rng)
         turned: list[Bools] = []
         for half in (0, 1):
             donors = pool.half(pool.donors(own, row), half)
             _, carriers = trial.pairs(targets, donors, len(targets), rng)
             turned.append(self.bench.transplant(probe, targets, carriers) == class_index)
         classes = numbers(targets.classes)
-        pseudo = [_added(a, b, classes, rng) for a, b in (turned, turned[::-1])]
+        pseudo = {half: _added(turned[half], turned[1 - half], classes, rng) for half in (0, 1)}
         gain = float(turned[0].mean()) - self._control(row, probe, class_index)
         return Case(row, probe, gain, pseudo)
 

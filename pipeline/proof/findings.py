@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,9 +30,7 @@ def q_values(cases: list[Case]) -> list[float]:
 
 def verdict(case: Case, q_value: float, limits: AnalysisConfig) -> str | None:
     """confirmed, suspected, or None where there is no finding (see stages/verify.py)."""
-    if case.added is None or case.gain < max(limits.min_effect, case.hurdle):
-        return None
-    if q_value >= limits.fdr:
+    if case.added is None or not case.clears(limits.min_effect) or q_value >= limits.fdr:
         return None
     return CONFIRMED if case.added.typical >= limits.min_effect / 2 else SUSPECTED
 
@@ -57,22 +56,36 @@ def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[lis
     kept.sort(key=lambda each: (each[2] != CONFIRMED, -_score(each[0])))
     findings: list[Row] = []
     members: list[Row] = []
-    for case, q_value, said in kept:
-        rows = _members(case, names(case.wearers))
-        findings.append(_finding(case, q_value, said, rows))
+    ids = _ids([case for case, _, _ in kept])
+    for finding_id, (case, q_value, said) in zip(ids, kept, strict=True):
+        rows = _members(finding_id, case, names(case.wearers))
+        findings.append(_finding(finding_id, case, q_value, said, rows))
         members += rows
     return findings, members
+
+
+def _ids(cases: list[Case]) -> list[str]:
+    """An id for each; those of one kind at one rough place are numbered from the left."""
+    ids = [str(case.candidate["candidate_id"]) for case in cases]
+    boxes = [tuple((case.candidate["region"] or {}).values()) for case in cases]
+    seen: Counter[str] = Counter()
+    numbered = list(ids)
+    for place in sorted(range(len(ids)), key=lambda place: boxes[place]):
+        seen[ids[place]] += 1
+        if seen[ids[place]] > 1:
+            numbered[place] = f"{ids[place]}-{seen[ids[place]]}"
+    return numbered
 
 
 def _score(case: Case) -> float:
     return max(0.0, (case.gain + max(0.0, case.removed.effect.gain)) / 2)
 
 
-def _members(case: Case, names: dict[int, str]) -> list[Row]:
+def _members(finding_id: str, case: Case, names: dict[int, str]) -> list[Row]:
     """Images whose cue works on others, and how far each one's prediction falls without it."""
     return [
         {
-            "finding_id": case.candidate["candidate_id"],
+            "finding_id": finding_id,
             "index": index,
             "image_id": names[index],
             "reliance": case.removed.reliance[index],
@@ -81,12 +94,12 @@ def _members(case: Case, names: dict[int, str]) -> list[Row]:
     ]
 
 
-def _finding(case: Case, q_value: float, said: str, members: list[Row]) -> Row:
+def _finding(finding_id: str, case: Case, q_value: float, said: str, members: list[Row]) -> Row:
     assert case.added is not None
     candidate, effect = case.candidate, case.added.effect
     ranked = sorted(members, key=lambda row: (-row["reliance"], row["index"]))
     return {
-        "finding_id": candidate["candidate_id"],
+        "finding_id": finding_id,
         "class_name": candidate["class_name"],
         "kind": candidate["kind"],
         "verdict": said,
@@ -146,11 +159,12 @@ def false_alarms(cases: list[Case], limits: AnalysisConfig) -> tuple[int, int]:
     """Pseudo-classes that would be confirmed, and how many there are.
 
     A pseudo-class is half of a class's sample, set against the other half: what tells them apart is
-    chance. Each is put through all candidates of its class, without the hurdle of other classes.
+    chance. Each is put through all candidates of its class, and those that discover raises in the
+    half by itself, without the hurdle of other classes.
     """
     alarms: dict[tuple[int, int], bool] = {}
     for half in (0, 1):
-        halves = [replace(case, added=case.pseudo[half]) for case in cases if case.pseudo]
+        halves = [replace(case, added=case.pseudo[half]) for case in cases if half in case.pseudo]
         for case, q_value in zip(halves, q_values(halves), strict=True):
             key = (case.candidate["class_index"], half)
             found = verdict(replace(case, hurdle=0.0), q_value, limits) == CONFIRMED

@@ -4,7 +4,7 @@ add - what the probe takes from images of the class goes into images of every ot
   the model is sure; control: the same from images of other classes, into the same pictures.
 remove - in images of the class it is replaced by what images of other classes have there; control:
   an equally large place elsewhere is replaced in the same way, or, where the probe changes the
-  whole picture, what is put in comes from images of the same class.
+  whole picture or statistics of a place, what is put in comes from images of the same class.
 Adding proves; removing does not, as it also takes away parts of objects, and as a cue need not be
 the only reason. It tells how far each image relies on the cue.
 """
@@ -113,7 +113,7 @@ def _kept(bench: Bench, members: Scenes, changed: torch.Tensor) -> Floats:
 
 
 def _control(bench: Bench, probe: Probe, members: Scenes, fillers: Scenes, rng: Rng) -> Ints:
-    if probe.where is None:
+    if probe.where is None or not probe.pixels:
         same = drawn(members, len(members), rng)
         return bench.classes(probe.remove(members, same))
     moved = transfers.elsewhere(probe.where(members).cpu(), len(members), rng)

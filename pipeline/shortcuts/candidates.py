@@ -26,6 +26,8 @@ from pipeline.shortcuts.sample import Sample
 
 IN_PLACE = {"texture in place": transfers.texture, "sharpness in place": transfers.sharpness}
 """The probes of the structure of a hot region; they carry no object over."""
+LEAST = 8
+"""A class with fewer live maps is not searched: nothing about it could be significant."""
 BACKGROUND = "background"
 METADATA = "metadata"
 MEMBER = 0.95

@@ -82,17 +82,15 @@ def apart(own: NDArray[np.floating], null: NDArray[np.floating]) -> float:
     return float(values[np.argmax(above[0] - 2 * like_null * above[1])])
 
 
-def hurdle(others: NDArray[np.float64], least: float, pasted: float = 0.0) -> float:
+def hurdle(others: NDArray[np.float64], least: float) -> float:
     """The gain a class must exceed, given that of other classes under the same intervention.
 
     Any class's pictures carry evidence for it, so that pasting parts of them turns some images.
     What three quarters of the other classes (n,) stay below counts as ordinary; a cue must add
     `least` to twice that. The upper quartile does not move when a few classes have cues themselves.
-    A cue is also small against its effect: pictures of which a share of `pasted` comes from the
-    class should turn into it no more often than that, if only objects counted.
     """
     ordinary = float(np.quantile(others, 0.75)) if len(others) else 0.0
-    return max(least + 2 * max(0.0, ordinary), pasted)
+    return least + 2 * max(0.0, ordinary)
 
 
 def most_false(found: int, tried: int, level: float = 0.95) -> float:

@@ -66,7 +66,8 @@ class Probe:
 
     remove(members, fillers) takes it out of members; where(members) are the masks (n, 1, H, W) or
     (H, W) of what is then replaced, None where that is everything. erase, where given, takes out
-    all that the probe may have been about, more than it carries over.
+    all that the probe may have been about, more than it carries over. pixels tells whether pixels
+    are carried over, or statistics of them.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Probe:
     remove: Intervene
     where: Where | None = None
     erase: Intervene | None = None
+    pixels: bool = True
 
 
 def inside(cells: Cells, scenes: Scenes) -> Tensor:
@@ -192,7 +194,7 @@ def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Probe:
     def apply(hosts: Scenes, donors: Scenes) -> Tensor:
         return transfer(hosts.pictures, donors.pictures)
 
-    return Probe(kind, apply, apply)
+    return Probe(kind, apply, apply, pixels=False)
 
 
 def local(kind: str, transfer: Callable[[Tensor, Tensor], Tensor], cells: Cells) -> Probe:
@@ -208,7 +210,7 @@ def local(kind: str, transfer: Callable[[Tensor, Tensor], Tensor], cells: Cells)
         changed[box] = transfer(changed[box], donors.pictures[box])
         return changed
 
-    return Probe(kind, apply, apply, partial(inside, cells))
+    return Probe(kind, apply, apply, partial(inside, cells), pixels=False)
 
 
 def edge_cells() -> dict[str, Cells]:

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 OK = ds.field("status") == "ok"
 MOST_OTHERS = 3000
 """Images of all classes that each is compared with; so the work grows with the classes alone."""
-LEAST = 8
-"""A class with fewer live maps is not searched: nothing about it could be significant."""
 
 
 def run(config: Config, _journal: Journal) -> None:
@@ -127,7 +125,7 @@ def _candidates(
     """Rows of CANDIDATES for one class, whose images are compared with those of everyone else."""
     own = np.flatnonzero(drawn.classes == class_index)
     others = everyone[drawn.classes[everyone] != class_index]
-    if min(len(own), len(others)) < LEAST:
+    if min(len(own), len(others)) < candidates.LEAST:
         return []
     compared = drawn.at(np.concatenate([own, others]))
     rng = np.random.default_rng((config.seed, class_index))

@@ -8,7 +8,8 @@ A candidate is a *suspected* shortcut where the trial's gain (effect minus contr
 - reaches analysis.min_effect, with Benjamini-Hochberg q over all candidates below analysis.fdr,
 - exceeds what the same intervention does for other classes (effects.hurdle): parts of objects, and
   small objects as a whole, carry over too, but then for every class,
-- and exceeds the share of the picture that was pasted: a cue is small against its effect,
+- and surely (97.5 %) exceeds the share of the picture that was pasted: a cue is small against its
+  effect,
 and *confirmed* where it is half as large as analysis.min_effect in the median target class, so that
 it is no likeness of two classes. Else it is dropped. Of several findings about one cue the one that
 says most precisely where it is stays.
@@ -100,7 +101,7 @@ def _check_maps(examiner: Examiner, seed: int, journal: Journal) -> None:
 
 def _tell(cases: list[Case], examiner: Examiner, config: Config, journal: Journal) -> None:
     """Log and keep what this run's verdicts are worth, and what they cost."""
-    found, tried = findings.false_alarms(cases, config.analysis)
+    found, tried = findings.false_alarms([*cases, *examiner.chance], config.analysis)
     expected = findings.expectation(found, tried)
     log.info("%s", expected)
     log.info("%d pictures were changed and asked about", examiner.bench.asked)
