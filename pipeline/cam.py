@@ -285,6 +285,24 @@ def pooled(activations: Tensor, heatmaps: Tensor, projection: Tensor | None) -> 
     return nn.functional.normalize(features, dim=1)
 
 
+def averaged(activations: Tensor, projection: Tensor | None) -> Tensor:
+    """What is in the picture, looked at or not: activations averaged over the map, projected.
+
+    Args:
+        activations: (N, C, h, w).
+        projection: (C, d), or None to keep the C channels.
+
+    Returns:
+        (N, d) int8, each row scaled so that its largest is 127 or -127; zeros where all are zero.
+    """
+    features = activations.mean(dim=(-2, -1))
+    if projection is not None:
+        features = features @ projection
+    largest = features.abs().amax(dim=1, keepdim=True)
+    scaled = 127 * features / largest.clamp_min(torch.finfo(features.dtype).tiny)
+    return scaled.round().to(torch.int8)
+
+
 def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
     """Channels (N, C, h, w) summed with weights (N, C), negative evidence cut off."""
     return torch.einsum("nc,nchw->nhw", weights, activations).relu()

@@ -83,7 +83,7 @@ def explain(
         **columns,
         **focus.image_statistics(images),
         "embedding": cam.pooled(activations, maps[0], projection),
-        "features": cam.pooled(activations, torch.ones_like(maps[0]), projection),
+        "features": cam.averaged(activations, projection),
         "maps": maps[0],
         "label_maps": maps[-1],
         "differs": differs,

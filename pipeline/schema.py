@@ -141,7 +141,7 @@ def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
             ("image_width", pa.int32()),
             ("image_height", pa.int32()),
             ("embedding", pa.list_(pa.float16(), embedding_dim)),
-            ("features", pa.list_(pa.float16(), embedding_dim)),
+            ("features", pa.list_(pa.int8(), embedding_dim)),
             ("status", pa.string()),
             ("error", pa.string()),
         ]

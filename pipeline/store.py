@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.schema import Setup, part_schema
+from pipeline.schema import Setup
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,6 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
         planned = setup.rows(shard)
         rows = footer.num_rows == len(planned)
         fits = Setup.from_metadata(schema.metadata).fingerprint == setup.fingerprint
-        fits &= schema.names == part_schema(setup.grid, setup.embedding_dim).names
         groups = range(footer.num_row_groups)
         bounds = [footer.row_group(group).column(0).statistics for group in groups]
         in_place = bool(bounds) and (bounds[0].min, bounds[-1].max) == (planned[0], planned[-1])

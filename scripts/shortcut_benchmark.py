@@ -135,7 +135,7 @@ def main() -> None:
     """Make, audit and count; everything also goes into a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--source", type=Path, help="folder of the four idx .gz")
-    parser.add_argument("--read", type=Path, nargs="+", help="files of --json: tell those, run none")
+    parser.add_argument("--read", type=Path, nargs="+", help="files of --json: tell them alone")
     parser.add_argument("--cache", type=Path, default=Path("outputs/shortcuts/sets"))
     parser.add_argument("--out", type=Path, default=Path("outputs/shortcuts/runs"))
     parser.add_argument("--json", type=Path, default=Path("outputs/shortcuts/results.json"))

@@ -271,6 +271,21 @@ def test_probabilities_are_those_of_the_explanation() -> None:
     assert probs.argmax(dim=1).tolist() == columns["pred_index"].tolist()
 
 
+def test_features_are_the_mean_activations_scaled_to_bytes() -> None:
+    torch.manual_seed(0)
+    activations, matrix = torch.rand(3, 6, 4, 4), torch.randn(6, 2)
+    activations[2] = 0
+    for projection in (None, matrix):
+        mean = activations.flatten(2).mean(2)
+        expected = mean if projection is None else mean @ projection
+        found = cam.averaged(activations, projection)
+        assert found.dtype == torch.int8
+        assert found[2].abs().max() == 0
+        assert (found[:2].abs().amax(1) == 127).all()
+        scale = expected[:2].abs().amax(1, keepdim=True)
+        torch.testing.assert_close(found[:2] / 127 * scale, expected[:2], atol=0.01, rtol=0)
+
+
 def test_the_embedding_is_projected() -> None:
     model, images, labels = classifier(), pictures(3), torch.tensor([0, 1, 2])
     matrix = engine.projection(6, 2, torch.device("cpu"))

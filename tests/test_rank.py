@@ -151,11 +151,13 @@ def mixed(n: int) -> list[dict[str, Any]]:
         row |= {"loss": -float(np.log(p)), "margin": abs(2 * p - 1)}
         top, probs = ([1, 0], [1 - p, p]) if p < 0.5 else ([0, 1], [p, 1 - p])
         row |= {"top_index": top + [None] * 3, "top_prob": probs + [None] * 3}
-        row["features"] = ([[1, 0], [0, 1]][top[0]] + shift).tolist()
+        row["features"] = np.rint(
+            ([[90, 0], [0, 90]][top[0]] + 90 * shift).clip(-127, 127)
+        ).tolist()
         rows.append(row)
     for number in range(0, n, 10):
         rows[number] |= {"label": None, "label_index": None, "label_prob": None, "loss": None}
-        rows[number + 1] |= {"heatmap_max": 0.0, "features": [0.0, 0.0], "focus_border": None}
+        rows[number + 1] |= {"heatmap_max": 0.0, "features": [0, 0], "focus_border": None}
         rows[number + 2] |= {"features": None}
         rows[number + 3] = {"status": "error", **dict.fromkeys([*rows[number + 4], "heatmap_max"])}
     return rows
@@ -193,13 +195,15 @@ def test_classes_of_one_image_and_a_label_that_is_predicted_but_not_likeliest(
         "label_index": 1,
         "pred": "dog",
         "pred_index": 1,
-        "features": [0, 1],
+        "features": [0, 100],
     }
-    assert suspects_of([{"features": [1, 0]}, dog]) == []
-    cat: dict[str, Any] = {"features": [1, 0.1]}
-    pairs = [(cat, i) for i in range(200)] + [(dog | {"features": [0.1, 1]}, i) for i in range(200)]
-    spread = [{**row, "features": [v + i % 7 / 50 for v in row["features"]]} for row, i in pairs]
+    assert suspects_of([{"features": [100, 0]}, dog]) == []
+    cat: dict[str, Any] = {"features": [100, 10]}
+    pairs = [(cat, i) for i in range(200)] + [
+        (dog | {"features": [10, 100]}, i) for i in range(200)
+    ]
+    spread = [{**row, "features": [v + 2 * (i % 7) for v in row["features"]]} for row, i in pairs]
     alike = {"label_prob": 0.51, "confidence": 0.51, "loss": 0.67, "margin": 0.2}
-    (found,) = suspects_of([*spread, alike | {"features": [0.1, 1.05]}])
+    (found,) = suspects_of([*spread, alike | {"features": [10, 105]}])
     assert found["image_id"] == "400.png"
     assert found["reasons"][0].startswith("labelled cat, which the model gives 51.0%; counting")
