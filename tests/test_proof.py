@@ -17,7 +17,7 @@ from pipeline.errors import DataError
 from pipeline.model import Classifier
 from pipeline.model.network import MULTICLASS, Network
 from pipeline.model.preprocess import Preprocess
-from pipeline.proof import findings, localise, sanity, trial
+from pipeline.proof import findings, localise, reliance, sanity, trial
 from pipeline.proof.bench import Bench
 from pipeline.proof.case import Case, set_hurdles
 from pipeline.proof.examiner import Examiner
@@ -178,12 +178,12 @@ def test_reliance_is_what_the_prediction_loses(bench: Bench) -> None:
 def test_wearers_are_those_that_carry_more_than_other_classes_do(bench: Bench) -> None:
     rng, probe = np.random.default_rng(0), probes.fixed("patch", corner())
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
-    assert trial.wearers(bench, probe, own, others, others, 2, rng) == list(range(80, 120))
+    assert reliance.wearers(bench, probe, own, others, others, 2, rng) == list(range(80, 120))
     # A picture whose cue is gone carries nothing.
     bare = trial.without(probe, own, others, rng).pictures
     bare[:10] = own.pictures[:10]
     few = replace(own, pictures=bare)
-    assert trial.wearers(bench, probe, few, others, others, 2, rng) == list(range(80, 90))
+    assert reliance.wearers(bench, probe, few, others, others, 2, rng) == list(range(80, 90))
 
 
 def test_hosts_and_donors_of_a_control_are_of_different_classes(bench: Bench) -> None:

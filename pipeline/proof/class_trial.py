@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from pipeline.config import AnalysisConfig
 from pipeline.proof import pool, trial
 from pipeline.proof.bench import Bench
 from pipeline.proof.case import Case
-from pipeline.proof.localise import grown, localise, shrunk
+from pipeline.proof.localise import KEPT, localise, shrunk
 from pipeline.proof.pool import Pool
+from pipeline.proof.reliance import Reliance
 from pipeline.proof.trial import Added
 from pipeline.shortcuts import candidates, probes
 from pipeline.shortcuts.probes import Probe, Scenes
@@ -24,14 +24,8 @@ from pipeline.shortcuts.regions import Cells
 
 PRECISE = 0.7
 """Share of the largest gain of a class at which a smaller region is the better description."""
-KEPT = 0.95
-"""Share of its gain that a place must keep while it is cut back."""
 SAME = 0.5
 """A candidate that loses more than this share of its gain without another is the same cue."""
-PLACES = ("patch", "region")
-"""Kinds of candidates that a box tells."""
-MOST_WIDENED = 60
-"""Images by which it is told how far a place reaches."""
 MOST_AREA = 0.5
 """Share of the picture that a place may take to be one."""
 
@@ -54,6 +48,8 @@ class ClassTrial:
     def __post_init__(self) -> None:
         self.screening = pool.others(self.pool.screening, self.class_index)
         self.hosts = pool.others(self.pool.trial, self.class_index)
+        about = (self.own, self.hosts, self.class_index, self.rng)
+        self.reliance = Reliance(self.bench, *about)
 
     def run(self, cases: list[Case]) -> list[Case]:
         """The cases with what their trial showed, and those found on the way."""
@@ -63,27 +59,8 @@ class ClassTrial:
         for case in self._distinct([case for case in cases if self._stands(case)]):
             self._shrink(case)
             self._trace(case, cases)
-            self._rely(case)
+            self.reliance.examine(case)
         return cases
-
-    def _rely(self, case: Case) -> None:
-        """Which images carry the cue, and how far each one's prediction rests on it."""
-        own, hosts = self.own, self.hosts
-        donors, fillers = own, hosts
-        if case.probe.kind == candidates.BACKGROUND and case.area == 1:
-            # For one picture it matters where exactly its object ends.
-            case.probe = probes.surroundings()
-            (own, donors), (hosts, fillers) = self._outlined
-        about = (self.class_index, self.rng)
-        case.wearers = trial.wearers(self.bench, case.probe, donors, fillers, hosts, *about)
-        self._grow(case)
-        case.removed = trial.remove(self.bench, case.probe, own, fillers, *about)
-
-    @cached_property
-    def _outlined(self) -> list[tuple[Scenes, Scenes]]:
-        """The class's images and others, with their objects' outlines and without objects."""
-        outlined = [probes.outlined(scenes) for scenes in (self.own, self.hosts)]
-        return [(scenes, probes.cleared(scenes)) for scenes in outlined]
 
     def _try(self, case: Case) -> None:
         donors = self._donors(case, 1)
@@ -128,7 +105,7 @@ class ClassTrial:
         While a place is cut, what is cut off comes from other classes' images: what it covers of
         the picture's own object must not count for the cue.
         """
-        if case.candidate["kind"] not in PLACES:
+        if case.candidate["kind"] not in candidates.PLACES:
             return
         start = np.asarray(case.candidate["cells"], bool)
         n = max(1, self.limits.trials // 2)
@@ -147,35 +124,6 @@ class ClassTrial:
         self._try(smaller)
         if self._stands(smaller) and smaller.gain >= SAME * case.gain:
             case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
-
-    def _grow(self, case: Case) -> None:
-        """Widen what is removed of a place to all that its wearers lose by.
-
-        A cue that does not stand still reaches over the cells that all have in common. What a
-        wider place takes from objects, it takes from those of other classes too, and is deducted.
-        """
-        if case.candidate["kind"] not in PLACES or not case.wearers:
-            return
-        worn = torch.isin(self.own.index, self.own.index.new_tensor(case.wearers))
-        both = [
-            scenes.at(torch.arange(len(scenes)) < MOST_WIDENED)
-            for scenes in (self.own.at(worn), self.hosts)
-        ]
-        fillers = [
-            [trial.drawn(self.hosts, len(scenes), self.rng) for _ in range(2)] for scenes in both
-        ]
-
-        def gain(cells: Cells) -> float:
-            probe = probes.fixed("patch", cells, cells)
-            lost = [
-                trial.loss(self.bench, probe, scenes, drawn).mean()
-                for scenes, drawn in zip(both, fillers, strict=True)
-            ]
-            return float(lost[0] - lost[1])
-
-        extent = grown(gain, np.asarray(case.candidate["cells"], bool), 1 / KEPT)
-        wider = probes.fixed(case.probe.kind, extent, extent)
-        case.probe = replace(case.probe, remove=wider.remove, where=wider.where)
 
     def _trace(self, case: Case, cases: list[Case]) -> None:
         """Tell a background by what moves in it, where it does little without that."""

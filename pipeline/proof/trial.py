@@ -27,8 +27,6 @@ Floats = NDArray[np.float32]
 
 FILLS = 8
 """Pictures that a member's cue is replaced from, to measure its reliance."""
-HOSTS = 8
-"""Pictures that an image's cue is added to, to see whether it carries one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def pairs(hosts: Scenes, donors: Scenes, n: int, rng: Rng) -> tuple[Scenes, Scen
 
 def drawn(scenes: Scenes, n: int, rng: Rng) -> Scenes:
     """n scenes, each once before any comes again."""
-    return scenes.at(_rows(len(scenes), n, rng))
+    return scenes.at(rows(len(scenes), n, rng))
 
 
 def add(
@@ -120,46 +118,13 @@ def _control(bench: Bench, probe: Probe, members: Scenes, fillers: Scenes, rng: 
     return bench.classes(transfers.paste(members.pictures, fillers.pictures, moved))
 
 
-def wearers(
-    bench: Bench,
-    probe: Probe,
-    donors: Scenes,
-    others: Scenes,
-    hosts: Scenes,
-    class_index: int,
-    rng: Rng,
-) -> list[int]:
-    """Plan positions of the donors that carry the cue.
-
-    What they carry over to the hosts speaks for the class more than what donors of other classes
-    carry over, by the threshold that tells the two best.
-    """
-    about = (bench, probe, hosts, class_index, rng)
-    carried, null = _carried(donors, *about), _carried(others, *about)
-    worn = carried > effects.apart(carried, null)
-    return sorted(numbers(donors.index)[worn].tolist())
-
-
-def _carried(
-    donors: Scenes, bench: Bench, probe: Probe, hosts: Scenes, class_index: int, rng: Rng
-) -> Floats:
-    """The probability of the class that each donor's cue adds to HOSTS other pictures (n,)."""
-    before = bench.probabilities(hosts.pictures)[:, class_index]
-    gained = np.zeros(len(donors), np.float32)
-    for _ in range(HOSTS):
-        rows = _rows(len(hosts), len(donors), rng)
-        after = bench.probabilities(probe.transplant(hosts.at(rows), donors))[:, class_index]
-        gained += (after - before[rows.numpy()]) / HOSTS
-    return gained
-
-
 def without(probe: Probe, donors: Scenes, others: Scenes, rng: Rng) -> Scenes:
     """The donors with what the probe would take from them replaced; their heat stays."""
     fillers = drawn(others, len(donors), rng)
     return replace(donors, pictures=(probe.erase or probe.remove)(donors, fillers))
 
 
-def _rows(size: int, n: int, rng: Rng) -> torch.Tensor:
+def rows(size: int, n: int, rng: Rng) -> torch.Tensor:
     """n of `size` positions, each as often as any other."""
     rounds = [rng.permutation(size) for _ in range(-(-n // size))]
     return torch.from_numpy(np.concatenate(rounds)[:n])

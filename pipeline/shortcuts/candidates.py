@@ -30,6 +30,8 @@ LEAST = 8
 """A class with fewer live maps is not searched: nothing about it could be significant."""
 BACKGROUND = "background"
 METADATA = "metadata"
+PLACES = ("patch", "region")
+"""Kinds that a box tells."""
 MEMBER = 0.95
 MOST_REGIONS = 3
 MOST_GROUPS = 2
