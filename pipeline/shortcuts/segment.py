@@ -16,6 +16,9 @@ SIDE = 96
 SURE, LIKELY, COLD = 0.1, 0.5, 0.1
 """Shares of a picture's activity that are surely and probably on the object, and share of its
 pixels, the coldest, that surely are not."""
+EDGE = 1 / 32
+"""Share of a picture's side along which nothing unlikely is taken for the object (the boundary
+prior of Wei et al., "Geodesic Saliency Using Background Priors", ECCV 2012)."""
 ROUNDS = 3
 
 Seeds = NDArray[np.uint8]
@@ -71,9 +74,16 @@ def _seeds_of_box(marked: Mask) -> Seeds:
 
 def _seeds_of_activity(sure: Seeds, likely: Seeds, warm: Seeds) -> Seeds:
     seeds = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    seeds[warm == 0] = cv2.GC_BGD
+    seeds[(warm == 0) | (_along_edges(likely.shape) & (likely == 0))] = cv2.GC_BGD
     seeds[sure > 0] = cv2.GC_FGD
     return seeds.astype(np.uint8)
+
+
+def _along_edges(shape: tuple[int, ...]) -> Mask:
+    edges = np.ones(shape, bool)
+    margin = max(1, round(EDGE * min(shape)))
+    edges[margin:-margin, margin:-margin] = False
+    return edges
 
 
 def _outlined(picture: Seeds, seeds: Seeds) -> Mask:
