@@ -11,7 +11,7 @@ import torch
 from pipeline.proof import trial
 from pipeline.proof.bench import Bench, numbers
 from pipeline.proof.case import Case
-from pipeline.proof.localise import KEPT, grown
+from pipeline.proof.localise import grown
 from pipeline.proof.trial import Floats, Rng
 from pipeline.shortcuts import candidates, effects, probes
 from pipeline.shortcuts.probes import Probe, Scenes
@@ -21,6 +21,8 @@ HOSTS = 8
 """Pictures that an image's cue is added to, to see whether it carries one."""
 MOST_WIDENED = 60
 """Images by which it is told how far a place reaches."""
+STEP = 1.05
+"""Factor of the loss by which a step in widening it must be worth it."""
 FEW_FILLS = 2
 
 
@@ -76,7 +78,7 @@ class Reliance:
             )
             return float(lost - control)
 
-        extent = grown(gain, np.asarray(case.candidate["cells"], bool), 1 / KEPT)
+        extent = grown(gain, np.asarray(case.candidate["cells"], bool), STEP)
         wider = probes.fixed(case.probe.kind, extent, extent)
         case.probe = replace(case.probe, remove=wider.remove, where=wider.where)
 
