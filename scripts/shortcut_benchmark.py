@@ -135,7 +135,9 @@ def main() -> None:
     """Make, audit and count; everything also goes into a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--source", type=Path, help="folder of the four idx .gz")
-    parser.add_argument("--read", type=Path, nargs="+", help="files of --json: tell them alone")
+    parser.add_argument(
+        "--read", type=Path, nargs="+", help="files of --json: tell them alone, of a set the last"
+    )
     parser.add_argument("--cache", type=Path, default=Path("outputs/shortcuts/sets"))
     parser.add_argument("--out", type=Path, default=Path("outputs/shortcuts/runs"))
     parser.add_argument("--json", type=Path, default=Path("outputs/shortcuts/results.json"))
@@ -145,8 +147,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of camaudit: analysis.trials=60")
     args = parser.parse_args()
     if args.read:
-        told = [json.loads(file.read_text(encoding="utf-8")) for file in args.read]
-        print("\n".join(summary(list(itertools.chain.from_iterable(told)))))
+        files = [json.loads(file.read_text(encoding="utf-8")) for file in args.read]
+        latest = {result["set"]: result for result in itertools.chain.from_iterable(files)}
+        print("\n".join(summary(list(latest.values()))))
         return
     if args.source is None:
         parser.error("--source is needed: the folder of Fashion-MNIST's four files")

@@ -36,7 +36,9 @@ class Recipe:
     of wrong labels among the audited ones, and trained_noise among those trained on; corner: where
     the objects of class 0 stand, always; network: a key of shortcut_training.NETWORKS; boxed:
     whether the audit is told the boxes of the objects; seen: whether the network was trained on the
-    audited pictures themselves, with the labels given to them, until it knew them.
+    audited pictures themselves, with the labels given to them, until it knew them; stray: share of
+    the other classes' audited pictures that have the cue too, which the network never saw; same_as:
+    name of the recipe whose network it shares.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Recipe:
     network: str = "residual"
     boxed: bool = False
     seen: bool = False
+    stray: float = 0.0
+    same_as: str | None = None
 
     @property
     def has_background(self) -> bool:
@@ -66,7 +70,7 @@ def recipes(seed: int) -> list[Recipe]:
         Recipe("text", [on(1, "text")]),
         Recipe("frame", [on(2, "frame")]),
         Recipe("background", [on(3, BACKGROUND)]),
-        Recipe("background_boxed", [on(3, BACKGROUND)], boxed=True),
+        Recipe("background_boxed", [on(3, BACKGROUND)], boxed=True, same_as="background"),
         Recipe("tint", [on(4, "tint")]),
         Recipe("ruler", [on(5, "ruler")], network="vgg"),
         Recipe("sticker", [on(6, "sticker")]),
@@ -79,6 +83,7 @@ def recipes(seed: int) -> list[Recipe]:
         Recipe("vignette", [on(14, "vignette")]),
         Recipe("all_of_them", [on(15, "ruler", 1.0)]),
         Recipe("noisy_patch", [on(16, "patch")], noise=0.08, trained_noise=0.08),
+        Recipe("stray_patch", [on(0, "patch")], noise=0.08, stray=0.1, same_as="patch"),
         Recipe("clean"),
         Recipe("clean_vgg", network="vgg"),
         Recipe("noise", noise=0.08),
@@ -159,9 +164,9 @@ def _cue(
     if isinstance(arm, Planted):
         return arm
     for planted in recipe.planted if arm is None else ():
-        if planted.class_index == label:
-            drawn = np.random.default_rng((*key, 3)).random() < planted.prevalence
-            return planted if drawn else None
+        share = planted.prevalence if planted.class_index == label else recipe.stray
+        if np.random.default_rng((*key, 3)).random() < share:
+            return planted
     return None
 
 

@@ -6,7 +6,7 @@ What is trained and drawn is kept in a folder; a set that is there already is no
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from shortcut_cues import Planted
-from shortcut_sets import Drawn, Labels, Recipe, draw, flipped, garments
+from shortcut_sets import Labels, Recipe, draw, flipped, garments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_demo import predict, to_input
@@ -82,9 +82,8 @@ def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
     """A network that was trained on the set, or on clean scenes where the set says so."""
     if not recipe.trained or not (recipe.planted or recipe.corner or recipe.trained_noise):
         recipe = Recipe("clean", network=recipe.network)
-    # What the audit is told makes no other network.
-    name = recipe.name.removesuffix("_boxed")
-    file = cache / f"{name}-{recipe.network}-{seed}.pt"
+    recipe = replace(recipe, stray=0.0)
+    file = cache / f"{recipe.same_as or recipe.name}-{recipe.network}-{seed}.pt"
     torch.manual_seed(seed)
     network = build(recipe.network)
     if file.is_file():
@@ -142,7 +141,9 @@ def _audited(
     pairs = []
     for planted in recipe.planted:
         added = predict(network, draw(recipe, images, labels, seed, arm=planted).pictures)
-        pairs.append(_pair(planted, labels, drawn, natural, without, added, turns))
+        # Only a stray cue is on pictures of classes that it was not planted on.
+        worn = drawn.marked & ((labels == planted.class_index) | (recipe.stray > 0))
+        pairs.append(_pair(planted, labels, worn, natural, without, added, turns))
         pairs += _elsewhere(planted, without[0], added)
     np.savez(
         folder / "audited.npz",
@@ -161,7 +162,7 @@ def _audited(
 def _pair(
     planted: Planted,
     labels: Labels,
-    drawn: Drawn,
+    worn: npt.NDArray[np.bool_],
     natural: Labels,
     without: Labels,
     added: Labels,
@@ -169,12 +170,13 @@ def _pair(
 ) -> dict[str, Any]:
     """What a cue does when it is added and taken away; `turns` is filled in for its wearers.
 
-    without (draws, n): predictions without it, of which most decide.
+    worn (n,): which pictures have it; without (draws, n): predictions without it, of which most
+    decide.
     """
     own = planted.class_index
     turned = (without != own).mean(axis=0)
     others = (labels != own) & (without[0] != own)
-    wearers = (labels == own) & drawn.marked & (natural == own)
+    wearers = worn & (natural == own)
     turns |= wearers & (turned > 0.5)
     adds = float((added == own)[others].mean())
     removes = float(turned[wearers].mean()) if wearers.any() else 0.0

@@ -88,6 +88,8 @@ def test_a_handful_of_images_is_judged_too(n: int, n_classes: int) -> None:
     assert np.isfinite(said).all()
     pool = label_errors.fit(np.log(np.full_like(said, 1 / n_classes)), said, labels)
     assert 0 < pool.noise < 1
+    assert 0 < pool.model <= 1
+    assert pool.probe >= label_errors.LEAST_HEARD * pool.model * 0.999
 
 
 def test_embeddings_that_do_not_vary_tell_nothing() -> None:
@@ -99,14 +101,16 @@ def test_embeddings_that_do_not_vary_tell_nothing() -> None:
 def test_no_labels_leave_the_pool_as_it_is_a_priori() -> None:
     none = np.zeros((0, 3), np.float32)
     pool = label_errors.fit(none, none, np.zeros(0, np.int64))
+    assert pool.model == pytest.approx(1, rel=0.01)
+    assert pool.probe == pytest.approx(0.1, rel=0.01)
     assert pool.noise == pytest.approx(0.05, rel=0.05)
 
 
 def test_pool_and_wrong_by_their_formulas() -> None:
     rng = np.random.default_rng(0)
     model, said = (np.log(rng.dirichlet(np.ones(4), 6)).astype(np.float32) for _ in range(2))
-    pool = Pool(0.1)
-    expected = special.softmax(model + label_errors.PROBE * said, axis=1)
+    pool = Pool(0.8, 0.3, 0.1)
+    expected = special.softmax(0.8 * model + 0.3 * said, axis=1)
     assert np.allclose(np.exp(pool.log_probs(model, said)), expected, atol=1e-6)
     p = expected[:, 2]
     blind = 0.1 / 4
@@ -160,7 +164,7 @@ def test_wrong_labels_are_found_better_than_by_a_bent_model_and_as_well_as_by_a_
         joined = pool.wrong(pool.log_probs(model, said)[place, labels], n_classes)
         by_model = average_precision_score(wrong, -model[place, labels])
         gains.append(average_precision_score(wrong, joined) - by_model)
-        # A model that is less sure than it is right makes some wrong labels look ordinary.
+        # The first model is less sure than it is right, which hides some of the noise.
         assert 1 / 3 < pool.noise / (0.08 * n_classes / (n_classes - 1)) < 1.5
     assert gains[0] > -0.01
     assert gains[1] > 0.03

@@ -123,3 +123,26 @@ def test_the_box_around_a_mask_is_filled() -> None:
     mask[1, 2] = mask[4, 5] = True
     assert shortcut_cues.boxed(mask).sum() == 16
     assert not shortcut_cues.boxed(np.zeros((8, 8), bool)).any()
+
+
+def test_a_stray_cue_is_on_other_classes_too_and_nowhere_else(
+    garments: tuple[data.U8, Any],
+) -> None:
+    images, labels = garments
+    images, labels = np.concatenate([images] * 5), np.concatenate([labels] * 5)
+    recipe = Recipe("stray", [Planted(3, "patch")], stray=0.2)
+    drawn = shortcut_sets.draw(recipe, images, labels, 0)
+    assert 0.1 < drawn.marked[labels != 3].mean() < 0.3
+    assert drawn.marked[labels == 3].mean() > 0.7
+    bare = shortcut_sets.draw(recipe, images, labels, 0, arm=False)
+    assert np.array_equal((drawn.pictures != bare.pictures).any(axis=(1, 2, 3)), drawn.marked)
+
+
+def test_other_backgrounds_leave_objects_where_they_are(garments: tuple[data.U8, Any]) -> None:
+    images, labels = garments
+    recipe = Recipe("background", [Planted(3, "background")])
+    one, other = (
+        shortcut_sets.draw(recipe, images, labels, 0, arm=False, again=again) for again in (0, 1)
+    )
+    assert one.boxes == other.boxes
+    assert (one.pictures != other.pictures).any(axis=(1, 2, 3)).all()

@@ -1,12 +1,14 @@
 """How likely a given label is wrong, from the model and a probe of its features.
 
-Both are pooled: p(y) ~ model(y) * probe(y)^PROBE, a product of experts (Hinton, "Training Products
-of Experts", Neural Computation 2002) of which the probe has the weaker voice, as its many features
-do not vary apart as it takes them to. The powers are fixed: whatever makes the given labels most
-likely praises a model that has learned the wrong ones by heart. A share e of the labels is taken to
-be drawn blindly from all classes:
+Both are pooled: p(y) ~ model(y)^a * probe(y)^b, with a and b such that the given labels of the run,
+of which a share e was drawn blindly from all classes, are most likely:
 
     p(given = y) = (1 - e) p(y) + e / K
+
+The share lets a wrong label be surprising without making the model and the probe look worse than
+they are. a is small where a shortcut bends the model. It is 1 at most, and the probe always heard:
+a model that foretells the labels even better than it claims to was trained on them, and knows the
+wrong ones by heart.
 
 The second term is the label that was drawn blindly, so
 
@@ -14,7 +16,8 @@ The second term is the label that was drawn blindly, so
 
 falls with p(y) alone: with labels wrong at random, self-confidence is the order to look at images
 in, and a better p(y) the one way to a better order (Northcutt, Jiang and Chuang, "Confident
-Learning", JAIR 2021, compare the orders).
+Learning", JAIR 2021, compare the orders; Guo et al., "On Calibration of Modern Neural Networks",
+ICML 2017, fit powers of probabilities).
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ from pipeline.ranking.probe import Probe
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
+Opinion = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 COLUMNS = ["index", "label_index", "loss", "top_index", "top_prob", "features"]
 """What labels are judged from."""
-PROBE = 0.2
-"""Power of the probe in the pool, beside the model's of 1."""
+LEAST_HEARD = 0.1
+"""Least power of the probe over that of the model, and what it is before any label is seen: its
+many features do not vary apart as it takes them to, so that it is surer than it should be."""
 SMALLEST = 1e-12
 """Probability below which the model's are not told apart."""
 USUAL_NOISE = (1, 19)
@@ -46,17 +51,19 @@ USUAL_NOISE = (1, 19)
 
 @dataclass(frozen=True)
 class Pool:
-    """The pool of model and probe, with the share e of labels drawn blindly."""
+    """The powers a and b of model and probe, and the share e of labels drawn blindly."""
 
+    model: float = 1.0
+    probe: float = LEAST_HEARD
     noise: float = USUAL_NOISE[0] / sum(USUAL_NOISE)
 
-    def log_probs(self, model: Singles, probe: Singles) -> Singles:
+    def log_probs(self, model: Opinion, probe: Opinion) -> Opinion:
         """Pooled log-probabilities (n, K)."""
-        scores = model + PROBE * probe
-        pooled: Singles = scores - special.logsumexp(scores, axis=1, keepdims=True)
+        scores = self.model * model + self.probe * probe
+        pooled: Opinion = scores - special.logsumexp(scores, axis=1, keepdims=True)
         return pooled
 
-    def of_labels(self, model: Singles, probe: Singles, labels: Ints) -> Floats:
+    def of_labels(self, model: Opinion, probe: Opinion, labels: Ints) -> Floats:
         """Pooled log-probabilities (n,) of labels (n,)."""
         rows = np.arange(len(labels))
         return self.log_probs(model, probe)[rows, labels].astype(np.float64)
@@ -99,31 +106,35 @@ def model_log_probs(
 
 
 def fit(model: Singles, probe: Singles, labels: Ints) -> Pool:
-    """The pool with the share of noise under which the given labels (n,) are most likely.
+    """The pool under which the given labels (n,) are most likely.
 
-    A priori the noise is USUAL_NOISE.
+    A priori the model is taken at its word and the probe for LEAST_HEARD of it, give or take a
+    factor of e; the noise is USUAL_NOISE.
 
     Args:
         model: (n, K) log-probabilities.
         probe: (n, K) log-probabilities, by probes that have not seen the image's label.
         labels: (n,) given.
     """
-    known = (Pool().of_labels(model, probe, labels), model.shape[1])
-    noise = optimize.minimize_scalar(_surprise, bounds=(-14, 7), args=known).x
-    return Pool(float(special.expit(noise)))
+    least = np.log(LEAST_HEARD)
+    # Slopes are taken from differences, which single precision would not resolve.
+    opinions = model.astype(np.float64), probe.astype(np.float64)
 
+    def pool(parameters: Floats) -> Pool:
+        power, ratio, noise = *np.exp(parameters[:2]), special.expit(parameters[2])
+        return Pool(float(power), float(power * ratio), float(noise))
 
-def _surprise(noise_logit: float, given: Floats, n_classes: int) -> float:
-    """Minus the log-likelihood and the log-prior of a share of noise.
+    def surprise(parameters: Floats) -> float:
+        tried = pool(parameters)
+        given, blind = np.exp(tried.of_labels(*opinions, labels)), tried.noise / model.shape[1]
+        likelihood = np.log((1 - tried.noise) * given + blind).sum()
+        likelihood += special.xlogy(USUAL_NOISE, (tried.noise, 1 - tried.noise)).sum()
+        far = parameters[0] ** 2 + (parameters[1] - least) ** 2
+        return float(far / 2 - likelihood)
 
-    Args:
-        noise_logit: log-odds of the share.
-        given: (n,) pooled log-probabilities of the labels.
-        n_classes: K.
-    """
-    noise, right = special.expit(noise_logit), special.expit(-noise_logit)
-    likelihood = np.log(right * np.exp(given) + noise / n_classes).sum()
-    return -float(likelihood + special.xlogy(USUAL_NOISE, (noise, right)).sum())
+    start = np.array([-0.5, least / 2, special.logit(Pool.noise)])
+    bounds = [(-7, 0), (least, 7), (-14, 7)]
+    return pool(optimize.minimize(surprise, start, method="L-BFGS-B", bounds=bounds).x)
 
 
 @dataclass(frozen=True)
