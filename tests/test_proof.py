@@ -24,7 +24,7 @@ from pipeline.proof.examiner import Examiner
 from pipeline.proof.pool import Pool
 from pipeline.proof.trial import Added, Removed
 from pipeline.schema import IMAGE
-from pipeline.shortcuts import effects, probes
+from pipeline.shortcuts import candidates, effects, probes
 from pipeline.shortcuts.effects import Effect
 from pipeline.shortcuts.probes import Probe
 from pipeline.shortcuts.sample import Sample
@@ -381,6 +381,32 @@ def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would
     )
     assert "fewer than 14 false findings per 100 classes" in findings.expectation(0, 20)
     assert "not known" in findings.expectation(0, 0)
+
+
+def test_halves_of_a_class_go_through_discover_and_confirm_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def of_class(_name: str, own: int, drawn: Sample, *_: Any) -> list[dict[str, Any]]:
+        half, other = drawn.index[drawn.classes == own], drawn.index[drawn.classes != own]
+        seen.append((own, set(half.tolist()), set(other.tolist())))
+        return [
+            candidate(own, corner()),
+            {**candidate(own, corner()), "donor_index": half.tolist()},
+        ]
+
+    monkeypatch.setattr(candidates, "of_class", of_class)
+    judge = Examiner(bench, drawn_from(bench), LIMITS, seed=0)
+    cases = [case for own in range(3) for case in judge.screen(own, [candidate(own, corner())])]
+    assert [own for own, _, _ in seen] == [0, 0, 1, 1, 2, 2]
+    for own, half, other in seen:
+        assert half | other == set(range(own * PER_CLASS, (own + 1) * PER_CLASS))
+        assert not half & other
+    # What all classes are tried with alike is not tried again; the rest is no finding of its own.
+    assert [set(case.pseudo) for case in judge.chance] == [{0}, {1}] * 3
+    assert all(case.added is None for case in judge.chance)
+    assert findings.false_alarms([*cases, *judge.chance], LIMITS) == (0, 6)
 
 
 def test_every_kind_reads_like_a_sentence() -> None:

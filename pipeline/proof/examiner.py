@@ -62,7 +62,7 @@ class Examiner:
             drawn = replace(drawn, classes=np.where(inside, class_index, OTHER_HALF))
             about = (class_index, drawn, self.limits.permutations, rng)
             for row in candidates.of_class(rows[0]["class_name"], *about):
-                if row["donor_index"]:  # the others are tried with all classes alike
+                if row["donor_index"] is not None:  # the others are tried with all classes alike
                     pseudo = self._against(row, half, other, hosts, class_index, rng)
                     yield Case(row, candidates.probe_of(row), 0.0, {number: pseudo})
 
