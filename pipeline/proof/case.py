@@ -54,6 +54,10 @@ class Case:
             return False
         return self.added.effect.low >= self.pasted
 
+    def is_wide(self, least: float) -> bool:
+        """Whether the gain holds in the typical target class, too."""
+        return self.added is not None and self.added.typical >= least / 2
+
     @property
     def pasted(self) -> float:
         """Share of a picture that comes from another, 0 where it varies or is statistics alone."""

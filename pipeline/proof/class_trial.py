@@ -118,12 +118,20 @@ class ClassTrial:
             said = self.bench.transplant(probes.fixed("patch", cells), targets, carriers)
             return float((said == self.class_index).mean())
 
-        cells = shrunk(gain, start, KEPT * gain(start))
-        row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
-        smaller = replace(case, candidate=row, probe=candidates.probe_of(row))
-        self._try(smaller)
-        if self._stands(smaller) and smaller.gain >= SAME * case.gain:
-            case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
+        whole = gain(start)
+        for kept in KEPT:
+            cells = shrunk(gain, start, kept * whole)
+            row = {**case.candidate, **candidates.in_place(cells, case.candidate["probe"])}
+            smaller = replace(case, candidate=row, probe=candidates.probe_of(row))
+            self._try(smaller)
+            if self._stands_for(smaller, case) and smaller.gain >= PRECISE * case.gain:
+                case.candidate, case.probe, case.added = row, smaller.probe, smaller.added
+                return
+
+    def _stands_for(self, one: Case, other: Case) -> bool:
+        """Whether one case is as much of a finding as another."""
+        least = self.limits.min_effect
+        return self._stands(one) and one.is_wide(least) >= other.is_wide(least)
 
     def _trace(self, case: Case, cases: list[Case]) -> None:
         """Tell a background by what moves in it, where it does little without that."""
@@ -154,6 +162,8 @@ class ClassTrial:
 
     def _explains(self, cause: Case, case: Case) -> bool:
         """Whether a case does little once its donors are rid of the cause, or shares its place."""
+        if not self._stands_for(cause, case):
+            return False
         scattered = case.candidate["cells"] is None and cause.candidate["cells"] is None
         if scattered and case.probe.kind == cause.probe.kind:
             return True  # two groups, or two sizes of the window

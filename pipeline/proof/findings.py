@@ -30,9 +30,9 @@ def q_values(cases: list[Case]) -> list[float]:
 
 def verdict(case: Case, q_value: float, limits: AnalysisConfig) -> str | None:
     """confirmed, suspected, or None where there is no finding (see stages/verify.py)."""
-    if case.added is None or not case.clears(limits.min_effect) or q_value >= limits.fdr:
+    if not case.clears(limits.min_effect) or q_value >= limits.fdr:
         return None
-    return CONFIRMED if case.added.typical >= limits.min_effect / 2 else SUSPECTED
+    return CONFIRMED if case.is_wide(limits.min_effect) else SUSPECTED
 
 
 def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[list[Row], list[Row]]:

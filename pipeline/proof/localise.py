@@ -20,9 +20,9 @@ GRID = 8
 FINE = 32
 """Rows and columns of the cells that a place is cut back to."""
 NEAR = 0.6
-KEPT = 0.8
-"""Share of its gain that a place must keep while it is cut back: what was around the cue, parts of
-objects too, had its share in it."""
+KEPT = (0.8, 0.95)
+"""Shares of its gain that a place must keep while it is cut back, tried in turn: what was around
+the cue, parts of objects too, had its share in it."""
 LONGEST = 5
 """Sides of the windows, in cells, are drawn from 2 to this."""
 
