@@ -240,7 +240,7 @@ def test_members_take_their_strongest_finding_and_tell_all() -> None:
     assert found == pytest.approx([0, 0.4, 0.5, 0.3, 0])
     told = {finding: words for _, words, finding in gathered.of(3)}
     assert told.keys() == {"a", "b"}
-    assert told["a"].endswith("without it the prediction loses 30% of probability")
+    assert told["a"].endswith("without it the prediction loses 30% of its probability")
 
 
 def test_a_sample_is_bounded_per_group_and_the_same_again() -> None:

@@ -46,7 +46,7 @@ class Members:
             reason = f"looks at the {finding['verdict']} {name}"
             if not np.isnan(self.reliance[pair]):
                 reason += f"; without it the prediction loses {self.reliance[pair]:.0%}"
-                reason += " of probability"
+                reason += " of its probability"
             yield float(self.strength[pair]), reason, finding["finding_id"]
 
 
