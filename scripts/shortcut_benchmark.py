@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,24 @@ def summary(results: list[Outcome]) -> list[str]:
         verdicts = {
             result["set"]: [Verdict(**each) for each in result["verdicts"][peer]]
             for result in results
+            if peer in result["verdicts"]
         }
         lines.append(_measured(measure(verdicts, truth)))
     hits = [place["share"] > 0.5 for result in results for place in result["places"]]
     low, high = wilson(sum(hits), len(hits))
     lines.append(f"regions on the cue: {sum(hits)} of {len(hits)} ({low:.2f} to {high:.2f})")
     return lines + _rankings(results) + _labels(results)
+
+
+def latest(results: Iterable[Outcome]) -> list[Outcome]:
+    """Of each set the last result; what peers said of it before stays, where they were not asked
+    again.
+    """
+    kept: dict[str, Outcome] = {}
+    for result in results:
+        before = kept.get(result["set"], {}).get("verdicts", {})
+        kept[result["set"]] = {**result, "verdicts": before | result["verdicts"]}
+    return list(kept.values())
 
 
 def _measured(found: Measured) -> str:
@@ -148,8 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.read:
         files = [json.loads(file.read_text(encoding="utf-8")) for file in args.read]
-        latest = {result["set"]: result for result in itertools.chain.from_iterable(files)}
-        print("\n".join(summary(list(latest.values()))))
+        print("\n".join(summary(latest(itertools.chain.from_iterable(files)))))
         return
     if args.source is None:
         parser.error("--source is needed: the folder of Fashion-MNIST's four files")
