@@ -71,7 +71,7 @@ class Report:
 
 
 KINDS = {
-    "label_error": "The model is sure of another class than the given one: check the label.",
+    "label_error": "The image speaks for another class than the given one: check the label.",
     "shortcut": "The prediction rests on a cue that a finding has exposed.",
     "atypical_focus": "The model looked elsewhere than it usually does for this class.",
     "no_evidence": "The heatmap is empty: nothing in the picture speaks for the prediction.",
