@@ -383,29 +383,57 @@ def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would
     assert "not known" in findings.expectation(0, 0)
 
 
+def test_a_marked_object_comes_with_its_picture(bench: Bench) -> None:
+    mark = np.zeros((SIZE, SIZE), np.uint8)
+    mark[4:9, 7:20] = 255
+    drawn = pictures()
+
+    def read(index: int) -> Picture:
+        return Picture(drawn[index], mark if index % 2 else None)
+
+    marked = replace(bench, read=read).scenes(np.array([0, 1])).object[:, 0]
+    assert not marked[0].any()
+    assert np.array_equal(np.asarray(marked[1]), mark > 0)
+
+
+def told(bench: Bench, row: dict[str, Any]) -> Case:
+    """A candidate of blue, with its wearers and what removing it does."""
+    own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
+    made = Case(row, candidates.probe_of(row), 1.0, {})
+    reliance.Reliance(bench, own, others, 2, np.random.default_rng(0)).examine(made)
+    return made
+
+
+def test_a_cue_behind_an_object_whose_box_is_known_is_lost_with_all_around_it(
+    bench: Bench,
+) -> None:
+    box, drawn = np.zeros((SIZE, SIZE), np.uint8), pictures()
+    box[6:26, 6:26] = 255
+    boxed = replace(bench, read=lambda index: Picture(drawn[index], box))
+    found = told(boxed, {**candidate(2, None, "background"), "kind": "background"})
+    assert found.wearers == list(range(80, 120))
+    assert min(found.removed.reliance.values()) > 0.5
+
+
 def test_halves_of_a_class_go_through_discover_and_confirm_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
-    def of_class(_name: str, own: int, drawn: Sample, *_: Any) -> list[dict[str, Any]]:
+    def raised(_name: str, own: int, drawn: Sample, *_: Any) -> list[dict[str, Any]]:
         half, other = drawn.index[drawn.classes == own], drawn.index[drawn.classes != own]
         seen.append((own, set(half.tolist()), set(other.tolist())))
-        return [
-            candidate(own, corner()),
-            {**candidate(own, corner()), "donor_index": half.tolist()},
-        ]
+        return [{**candidate(own, corner()), "donor_index": half.tolist()}]
 
-    monkeypatch.setattr(candidates, "of_class", of_class)
+    monkeypatch.setattr(candidates, "raised", raised)
     judge = Examiner(bench, drawn_from(bench), LIMITS, seed=0)
     cases = [case for own in range(3) for case in judge.screen(own, [candidate(own, corner())])]
     assert [own for own, _, _ in seen] == [0, 0, 1, 1, 2, 2]
     for own, half, other in seen:
         assert half | other == set(range(own * PER_CLASS, (own + 1) * PER_CLASS))
         assert not half & other
-    # What all classes are tried with alike is not tried again; the rest is no finding of its own.
     assert [set(case.pseudo) for case in judge.chance] == [{0}, {1}] * 3
-    assert all(case.added is None for case in judge.chance)
+    assert all(case.added is None for case in judge.chance)  # none is a finding of its own
     assert findings.false_alarms([*cases, *judge.chance], LIMITS) == (0, 6)
 
 

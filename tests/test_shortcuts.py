@@ -229,6 +229,18 @@ def test_the_hurdle_is_what_other_classes_do_and_no_single_one_moves_it() -> Non
     assert effects.hurdle(np.full(5, -0.3), 0.1) == pytest.approx(0.1)
 
 
+def test_those_that_have_something_are_told_from_those_that_are_like_the_null() -> None:
+    rng = np.random.default_rng(0)
+    null = rng.normal(0, 0.01, 400)
+    own = np.concatenate([rng.normal(0, 0.01, 210), rng.normal(0.5, 0.1, 90)])
+    assert (own > effects.apart(own, null)).sum() == pytest.approx(90, abs=2)
+    # Where nearly all have it, a weak one is rather one of them than one of the null.
+    most = np.concatenate([rng.normal(0, 0.01, 30), rng.normal(0.02, 0.005, 270)])
+    assert (most > effects.apart(most, null)).sum() > 250
+    # Where none has it, hardly one is taken for a wearer.
+    assert (null[:200] > effects.apart(null[:200], null[200:])).mean() < 0.1
+
+
 def test_the_bound_on_false_findings_is_clopper_and_pearsons() -> None:
     most = effects.most_false(0, 20)
     assert (1 - most) ** 20 == pytest.approx(0.05)

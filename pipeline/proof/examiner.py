@@ -15,7 +15,7 @@ from pipeline.proof.case import Case
 from pipeline.proof.class_trial import ClassTrial
 from pipeline.proof.pool import Pool
 from pipeline.proof.trial import Added
-from pipeline.shortcuts import candidates, effects
+from pipeline.shortcuts import candidates
 from pipeline.shortcuts.effects import Bools
 from pipeline.shortcuts.probes import Probe, Scenes
 from pipeline.shortcuts.sample import Sample
@@ -52,19 +52,18 @@ class Examiner:
         self, rows: list[Row], own: Scenes, hosts: Scenes, class_index: int
     ) -> Iterator[Case]:
         """Halves of a class through discover and screening, as if they were two classes."""
-        rng, index = self._rng(class_index, 2), numbers(own.index)
+        rng = self._rng(class_index, 2)
+        drawn = self.drawn.at(np.isin(self.drawn.index, numbers(own.index)))
         for number in (0, 1):
             half, other = pool.half(own, number), pool.half(own, 1 - number)
             if min(len(half), len(other)) < candidates.LEAST:
                 continue
-            drawn = self.drawn.at(np.isin(self.drawn.index, index))
             inside = np.isin(drawn.index, numbers(half.index))
-            drawn = replace(drawn, classes=np.where(inside, class_index, OTHER_HALF))
-            about = (class_index, drawn, self.limits.permutations, rng)
-            for row in candidates.of_class(rows[0]["class_name"], *about):
-                if row["donor_index"] is not None:  # the others are tried with all classes alike
-                    pseudo = self._against(row, half, other, hosts, class_index, rng)
-                    yield Case(row, candidates.probe_of(row), 0.0, {number: pseudo})
+            parted = replace(drawn, classes=np.where(inside, class_index, OTHER_HALF))
+            about = (class_index, parted, self.limits.permutations, rng)
+            for row in candidates.raised(rows[0]["class_name"], *about):
+                pseudo = self._against(row, half, other, hosts, class_index, rng)
+                yield Case(row, candidates.probe_of(row), 0.0, {number: pseudo})
 
     def _against(
         self,
@@ -82,7 +81,7 @@ class Examiner:
             self.bench.transplant(probe, targets, donors) == class_index
             for donors in (carriers, plain)
         )
-        return _added(hit, control, numbers(targets.classes), rng)
+        return trial.compared(hit, control, targets, rng)
 
     @property
     def _few(self) -> int:
@@ -99,8 +98,9 @@ class Examiner:
             donors = pool.half(pool.donors(own, row), half)
             _, carriers = trial.pairs(targets, donors, len(targets), rng)
             turned.append(self.bench.transplant(probe, targets, carriers) == class_index)
-        classes = numbers(targets.classes)
-        pseudo = {half: _added(turned[half], turned[1 - half], classes, rng) for half in (0, 1)}
+        pseudo = {
+            half: trial.compared(turned[half], turned[1 - half], targets, rng) for half in (0, 1)
+        }
         gain = float(turned[0].mean()) - self._control(row, probe, class_index)
         return Case(row, probe, gain, pseudo)
 
@@ -137,7 +137,3 @@ class Examiner:
 
     def _rng(self, class_index: int, part: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, class_index, part))
-
-
-def _added(hit: Bools, control: Bools, classes: Ints, rng: np.random.Generator) -> Added:
-    return Added(effects.compare(hit, control, rng), effects.typical_gain(hit, control, classes))

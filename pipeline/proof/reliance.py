@@ -69,12 +69,13 @@ class Reliance:
             [trial.drawn(self.hosts, len(scenes), self.rng) for _ in range(FEW_FILLS)]
             for scenes in both
         ]
+        before = [trial.kept(self.bench, scenes, scenes.pictures) for scenes in both]
 
         def gain(cells: Cells) -> float:
             probe = probes.fixed("patch", cells, cells)
             lost, control = (
-                trial.loss(self.bench, probe, scenes, fillers).mean()
-                for scenes, fillers in zip(both, fills, strict=True)
+                trial.loss(self.bench, probe, *about).mean()
+                for about in zip(both, fills, before, strict=True)
             )
             return float(lost - control)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.proof.bench import Bench, Ints, numbers
 from pipeline.shortcuts import effects, transfers
-from pipeline.shortcuts.effects import Effect
+from pipeline.shortcuts.effects import Bools, Effect
 from pipeline.shortcuts.probes import Probe, Scenes
 
 Rng = np.random.Generator
@@ -73,6 +73,11 @@ def add(
     plain = other_class(hosts, others, rng)
     hit = bench.transplant(probe, hosts, carriers) == own
     control = bench.transplant(probe, hosts, plain) == own
+    return compared(hit, control, hosts, rng)
+
+
+def compared(hit: Bools, control: Bools, hosts: Scenes, rng: Rng) -> Added:
+    """What is told by which hosts turned (n,), with the cue and with the control."""
     typical = effects.typical_gain(hit, control, numbers(hosts.classes))
     return Added(effects.compare(hit, control, rng), typical)
 
@@ -85,27 +90,29 @@ def remove(
     turned = bench.classes(probe.remove(members, fillers)) != own
     control = _control(bench, probe, members, fillers, rng) != own
     fills = [drawn(others, len(members), rng) for _ in range(FILLS)]
-    lost = np.clip(loss(bench, probe, members, fills), 0, 1)
+    before = kept(bench, members, members.pictures)
+    lost = np.clip(loss(bench, probe, members, fills, before), 0, 1)
     reliance = dict(zip(numbers(members.index).tolist(), lost.tolist(), strict=True))
     return Removed(effects.compare(turned, control, rng), reliance)
 
 
-def loss(bench: Bench, probe: Probe, members: Scenes, fillers: list[Scenes]) -> Floats:
-    """Share of the probability of its class that each image loses without the cue (n,), at most 1.
+def loss(
+    bench: Bench, probe: Probe, members: Scenes, fillers: list[Scenes], before: Floats
+) -> Floats:
+    """Share of the probability of its class, `before`, that each image loses without the cue (n,).
 
     What is left is the mean over the fillers, which replace the cue one after the other. Where it
     moves, half of what is put there is drawn from around it: what comes from the same place of
     other pictures brings parts of objects.
     """
-    left = np.mean([_kept(bench, members, probe.remove(members, each)) for each in fillers], axis=0)
+    left = np.mean([kept(bench, members, probe.remove(members, each)) for each in fillers], axis=0)
     if probe.kind == "moving" and probe.where is not None:
         around = transfers.inpainted(members.pictures, probe.where(members))
-        left = (left + _kept(bench, members, around)) / 2
-    before = _kept(bench, members, members.pictures)
+        left = (left + kept(bench, members, around)) / 2
     return np.asarray(1 - left / np.maximum(before, np.finfo(np.float32).tiny))
 
 
-def _kept(bench: Bench, members: Scenes, changed: torch.Tensor) -> Floats:
+def kept(bench: Bench, members: Scenes, changed: torch.Tensor) -> Floats:
     """Probability of the members' own classes in their changed pictures (n,)."""
     return bench.probabilities(changed)[np.arange(len(members)), numbers(members.classes)]
 

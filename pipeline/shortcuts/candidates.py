@@ -54,17 +54,30 @@ def of_class(
     """Rows of CANDIDATES for a class that has images in the sample, and so have others."""
     own = drawn.classes == class_index
     heat = regions.mass(drawn.heatmaps)
-    shared = {"class_index": class_index, "class_name": name}
+    yield from raised(name, class_index, drawn, permutations, rng)
+    for row in _general(drawn, heat, own):
+        yield _full(name, class_index, row)
+
+
+def raised(
+    name: str, class_index: int, drawn: Sample, permutations: int, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Those of them that the class's heat and embeddings raise; the others every class has."""
+    own = drawn.classes == class_index
+    heat = regions.mass(drawn.heatmaps)
     found = regions.unusual_regions(heat[own], heat[~own], permutations, rng)
     rows = [_region(region, heat, own, drawn) for region in found[:MOST_REGIONS]]
     rows += [
         {**row, "probe": probe, "kind": probe.split()[0]} for row in rows for probe in IN_PLACE
     ]
-    rows += _groups(drawn, heat, own)
-    rows += _general(drawn, heat, own)
-    for row in rows:
-        full = {**dict.fromkeys(CANDIDATES.names), **shared, **row}
-        yield {**full, "candidate_id": identity(full)}
+    for row in rows + _groups(drawn, heat, own):
+        yield _full(name, class_index, row)
+
+
+def _full(name: str, class_index: int, row: dict[str, Any]) -> dict[str, Any]:
+    shared = {"class_index": class_index, "class_name": name}
+    full = {**dict.fromkeys(CANDIDATES.names), **shared, **row}
+    return {**full, "candidate_id": identity(full)}
 
 
 def of_metadata(found: Association, n_tests: int, name: str) -> dict[str, Any]:

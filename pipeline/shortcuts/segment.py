@@ -106,7 +106,5 @@ def _front(mask: Seeds) -> Mask:
 
 def _exact(marked: Tensor) -> Tensor:
     """Which objects (n, 1, 1, 1) are marked by an outline, not by a box that they would fill."""
-    rows, columns = marked.any(dim=3, keepdim=True), marked.any(dim=2, keepdim=True)
-    spanned = (rows.cumsum(2) > 0) & (rows.flip(2).cumsum(2).flip(2) > 0)
-    across = (columns.cumsum(3) > 0) & (columns.flip(3).cumsum(3).flip(3) > 0)
-    return ((spanned & across) ^ marked).any(dim=3, keepdim=True).any(dim=2, keepdim=True)
+    rows, columns = (marked.any(dim=side).sum(dim=2) for side in (3, 2))
+    return (marked.sum(dim=(2, 3)) < rows * columns)[..., None, None]

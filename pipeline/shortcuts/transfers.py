@@ -37,9 +37,8 @@ def pixels(cells: NDArray[np.bool_], height: int, width: int) -> Tensor:
 
 def wider(mask: Tensor, margin: int) -> Tensor:
     """A mask (H, W) or masks (n, 1, H, W) that reach `margin` pixels further to all sides."""
-    lone = mask.ndim == 2
-    grown = F.max_pool2d((mask[None] if lone else mask).float(), 2 * margin + 1, 1, margin)
-    return (grown[0] if lone else grown) > 0.5
+    lone = mask.float().view(-1, 1, *mask.shape[-2:])
+    return F.max_pool2d(lone, 2 * margin + 1, 1, margin).view(mask.shape) > 0.5
 
 
 def paste(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
