@@ -19,10 +19,15 @@ Explain = Callable[..., dict[str, Tensor]]
 
 
 class Halving:
-    """An explanation in the pieces that memory asks for; the same, but for rounding."""
+    """An explanation in the pieces that memory asks for; the same, but for rounding.
 
-    def __init__(self, explain: Explain) -> None:
-        self.explain, self.most = explain, sys.maxsize
+    Pieces of fewer than `size` images are filled up with copies of the last one: libraries choose
+    how to add up by the shape of a batch, and a row shall not depend, to the last bit, on how many
+    others happened to be computed beside it.
+    """
+
+    def __init__(self, explain: Explain, size: int = 1) -> None:
+        self.explain, self.size, self.most = explain, size, sys.maxsize
 
     def __call__(self, *batch: Tensor | None) -> dict[str, Tensor]:
         """The columns of a batch, from tensors that have a row for each image, or None.
@@ -46,16 +51,25 @@ class Halving:
 
     def _try(self, piece: list[Tensor | None], size: int) -> dict[str, Tensor] | None:
         """The columns, or None after halving; outside of `except`, the failed tensors are free."""
+        together = min(max(self.size, size), self.most)
         try:
-            return self.explain(*piece)
+            columns = self.explain(*(_filled(rows, together) for rows in piece))
+            return {name: rows[:size] for name, rows in columns.items()}
         except RuntimeError as error:
-            if size == 1 or not out_of_memory(error):
+            if together == 1 or not out_of_memory(error):
                 raise
-        self.most = -(-size // 2)
+        self.most = -(-together // 2)
         log.warning("out of memory: going on with %d images at a time", self.most)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
+
+
+def _filled(rows: Tensor | None, size: int) -> Tensor | None:
+    """Rows with the last one repeated until there are `size`."""
+    if rows is None or len(rows) == size:
+        return rows
+    return rows[torch.arange(size, device=rows.device).clamp_max(len(rows) - 1)]
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -27,17 +27,20 @@ PROJECTION_SEED = 20170
 
 
 @contextmanager
-def explaining(classifier: Classifier, method: str, dimensions: int) -> Iterator[Halving]:
+def explaining(
+    classifier: Classifier, method: str, dimensions: int, size: int = 1
+) -> Iterator[Halving]:
     """explain(images, labels, objects) of a batch, while the classifier's graph is cut.
 
     Args:
         classifier: whose layer is explained.
         method: a key of cam.METHODS.
         dimensions: of the embedding, where the layer has more channels.
+        size: of a batch; smaller ones are filled up, so that a row is the same in any.
     """
     matrix = projection(classifier.channels, dimensions, classifier.device)
     with classifier.cut_graph() as forward:
-        yield Halving(partial(explain, forward, classifier, method=method, projection=matrix))
+        yield Halving(partial(explain, forward, classifier, method=method, projection=matrix), size)
 
 
 def explain(

@@ -81,3 +81,19 @@ def test_a_gpu_gets_the_largest_batch_that_fits() -> None:
 @pytest.mark.parametrize(("side", "size"), [(64, 128), (224, 32), (448, 8), (3000, 1)])
 def test_on_a_cpu_the_size_of_the_pictures_decides(side: int, size: int) -> None:
     assert batching.fitting(lambda: {}, CPU, (side, side)) == size
+
+
+def test_smaller_batches_are_filled_up_with_copies() -> None:
+    device = Device(room=8)
+    images, labels = torch.rand(3, 3), torch.arange(3)
+    columns = Halving(device, 5)(images, labels, None)
+    assert device.sizes == [5]
+    assert torch.equal(columns["sum"], images.sum(dim=1) + labels)
+
+
+def test_pieces_of_a_batch_that_did_not_fit_are_all_of_one_size() -> None:
+    device = Device(room=4)
+    explain = Halving(device, 7)
+    for n in (7, 2):
+        explain(torch.rand(n, 3), torch.arange(n), None)
+    assert device.sizes == [7, 4, 4, 4]

@@ -242,3 +242,45 @@ def test_commits_do_not_take_threads_from_the_model() -> None:
         commit(lambda: seen.append(torch.get_num_threads()))
     assert seen == [1]
     assert torch.get_num_threads() == 2
+
+
+WIDE = """
+import torch
+from torch import nn
+
+
+def wide():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 3),
+    )
+"""
+
+
+def test_a_row_does_not_depend_on_the_batch_it_is_in(
+    configure: Configure, tmp_path: Path, small_model: list[str]
+) -> None:
+    """Matrix products add up in another order for one row than for many."""
+    (tmp_path / "wide.py").write_text(WIDE)
+    model = [
+        *small_model,
+        f"model.factory={tmp_path}/wide.py:wide",
+        "loader.batch_size=8",
+        "model.class_names=[all,or,none]",
+    ]
+
+    def explained(n_images: int) -> pa.Table:
+        root = tmp_path / f"photos {n_images}"
+        write_images(root, n_images, ("all",))
+        config = configure(
+            f"dataset.root='{root}'", *model, f"run_id=n{n_images}", "stages=[explain]"
+        )
+        audit(config)
+        return parts(config)
+
+    together = explained(13)
+    for n_images in (1, 2, 5, 9, 12):
+        alone = explained(n_images)
+        for name in ("heatmap_max", "heatmap", "confidence", "embedding", "features", "entropy"):
+            assert alone[name].equals(together[name].slice(0, n_images)), (n_images, name)

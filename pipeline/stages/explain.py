@@ -108,7 +108,7 @@ def explain_shards(job: Job, shards: list[int], advance: Callable[[int], object]
     labels = job.plan.table["label_index"].fill_null(engine.NO_LABEL).to_numpy()
     how = job.config.cam
     with (
-        engine.explaining(classifier, how.method, how.embedding_dim) as explain,
+        engine.explaining(classifier, how.method, how.embedding_dim, setup.batch_size) as explain,
         _in_background() as commit,
     ):
         for shard in shards:
