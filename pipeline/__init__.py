@@ -1,3 +1,23 @@
 """camaudit: what an image classifier really looks at, over a whole dataset."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.explanation import explain
+    from pipeline.figures import panels
+    from pipeline.pictures import overlay
+
 __version__ = "0.2.0.dev0"
+__all__ = ["explain", "overlay", "panels"]
+
+_PLACES = {"explain": "explanation", "overlay": "pictures", "panels": "figures"}
+
+
+def __getattr__(name: str) -> Any:
+    """The functions for notebooks, imported when they are asked for: torch takes seconds."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -258,6 +259,39 @@ METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "layercam": layercam,
     "eigencam": eigencam,
 }
+
+
+class Explained(NamedTuple):
+    """A batch explained: logits (N, K), activations (N, C, h, w), targets (N, T) and for each
+    target the raw maps (N, h, w); all without a graph.
+    """
+
+    logits: Tensor
+    activations: Tensor
+    targets: Tensor
+    maps: list[Tensor]
+
+
+def explained(
+    forward: Forward, inputs: Tensor, choose: Callable[[Tensor], Tensor], method: str
+) -> Explained:
+    """Predict a batch and explain classes of it in one forward pass.
+
+    Args:
+        forward: of `cut_graph`.
+        inputs: (N, C, H, W), as the model takes them.
+        choose: from logits (N, K) to the classes (N, T) that are explained.
+        method: a key of METHODS.
+
+    Raises:
+        LayerError: as `cut_graph` and `gradients`.
+    """
+    logits, activations = forward(inputs)
+    targets = choose(logits.detach())
+    slopes = gradients(logits, activations, targets)
+    activations = activations.detach()
+    maps = [METHODS[method](activations, slope) for slope in slopes]
+    return Explained(logits.detach(), activations, targets, maps)
 
 
 def normalise(heatmaps: Tensor) -> tuple[Tensor, Tensor]:

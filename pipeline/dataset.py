@@ -51,10 +51,10 @@ def match_classes(
         )
     names, labels = numbered(model_names), dataset_names or []
     exact = {name: [index] for index, name in enumerate(names)}
-    folded: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        folded.setdefault(_folded(name), []).append(index)
-    outputs = {label: exact.get(label) or folded.get(_folded(label), []) for label in labels}
+        alike.setdefault(folded(name), []).append(index)
+    outputs = {label: exact.get(label) or alike.get(folded(label), []) for label in labels}
     unknown = [label for label, found in outputs.items() if not found]
     if labels and unknown == labels and all(_is_output(label, n_outputs) for label in labels):
         note = "the dataset's labels are numbers; they were taken as positions in model.class_names"
@@ -259,7 +259,7 @@ def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]
     return {label: index for label, (index,) in outputs.items()}
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Names that differ in case, spaces, dashes or underscores only are the same."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()
 

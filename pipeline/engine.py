@@ -72,24 +72,25 @@ def explain(
         predicted, "differs" where it is not, "cover" (N, h, w) by the object in [0, 1], and
         "finite", which rows have finite logits.
     """
-    logits, activations = forward(classifier.input(images))
-    scores = logits.detach().float()
-    predicted = scores.argmax(dim=1)
-    given = torch.where(labels == NO_LABEL, predicted, labels)
-    differs = given != predicted
-    targets = [predicted, given] if _worth_a_second_map(differs) else [predicted]
-    slopes = cam.gradients(logits, activations, torch.stack(targets, dim=1))
-    activations = activations.detach().float()
-    maps = [cam.METHODS[method](activations, slope.float()) for slope in slopes]
-    columns = _prediction(classifier, scores, predicted, given, labels != NO_LABEL)
+
+    def predicted_and_given(logits: Tensor) -> Tensor:
+        predicted = logits.argmax(dim=1)
+        given = torch.where(labels == NO_LABEL, predicted, labels)
+        both = _worth_a_second_map(given != predicted)
+        return torch.stack([predicted, given] if both else [predicted], dim=1)
+
+    found = cam.explained(forward, classifier.input(images), predicted_and_given, method)
+    scores, activations = found.logits.float(), found.activations.float()
+    predicted, given = found.targets[:, 0], found.targets[:, -1]
+    maps = [each.float() for each in found.maps]
     return {
-        **columns,
+        **_prediction(classifier, scores, predicted, given, labels != NO_LABEL),
         **focus.image_statistics(images),
         "embedding": cam.pooled(activations, maps[0], projection),
         "features": cam.averaged(activations, projection),
         "maps": maps[0],
         "label_maps": maps[-1],
-        "differs": differs,
+        "differs": given != predicted,
         "cover": torch.zeros_like(maps[0]) if objects is None else focus.cover(objects, maps[0]),
         "finite": scores.isfinite().all(dim=1),
     }
@@ -134,13 +135,13 @@ def heatmaps(
         classes: (N,) to be explained; None: those predicted.
         method: a key of cam.METHODS.
     """
+
+    def chosen(logits: Tensor) -> Tensor:
+        return (logits.argmax(dim=1) if classes is None else classes)[:, None]
+
     with classifier.cut_graph() as forward:
-        logits, activations = forward(classifier.input(images))
-        predicted = logits.argmax(dim=1)
-        explained = predicted if classes is None else classes
-        (slopes,) = cam.gradients(logits, activations, explained[:, None])
-        maps = cam.METHODS[method](activations.detach(), slopes)
-    return cam.normalise(maps)[0].flatten(1), predicted
+        found = cam.explained(forward, classifier.input(images), chosen, method)
+    return cam.normalise(found.maps[0])[0].flatten(1), found.logits.argmax(dim=1)
 
 
 def rivals(
@@ -151,13 +152,14 @@ def rivals(
 
     Args: as `heatmaps`.
     """
+
+    def first_two(logits: Tensor) -> Tensor:
+        return logits.topk(2, dim=1).indices
+
     with classifier.cut_graph() as forward:
-        logits, activations = forward(classifier.input(images))
-        classes = logits.topk(2, dim=1).indices
-        slopes = cam.gradients(logits, activations, classes)
-        maps = [cam.METHODS[method](activations.detach(), slope) for slope in slopes]
-        energy = activations.detach().float().square().sum(dim=1)
-    return torch.stack(maps, dim=1), classes, energy
+        found = cam.explained(forward, classifier.input(images), first_two, method)
+    energy = found.activations.float().square().sum(dim=1)
+    return torch.stack(found.maps, dim=1), found.targets, energy
 
 
 def probabilities(forward: cam.Forward, classifier: Classifier, images: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import store
+from pipeline import pictures, store
 from pipeline.config import Config, Manifest, ReportConfig, ZooModel, result_settings
 from pipeline.errors import ConfigError, NotFinished, Stopped
 from pipeline.ops import Journal
-from pipeline.report import page, pictures
+from pipeline.report import page
 from pipeline.schema import (
     CANDIDATES,
     FINDINGS,
@@ -201,13 +201,19 @@ def one_hot(row: int, column: int) -> pictures.Heatmap:
 
 def test_a_cold_map_leaves_the_picture_as_it_is() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    np.testing.assert_array_equal(pictures.overlay(noise, np.zeros((7, 7)), 0.9, "jet"), noise)
-    np.testing.assert_array_equal(pictures.overlay(noise, np.ones((7, 7)), 0.0, "jet"), noise)
+    np.testing.assert_array_equal(
+        pictures.overlay(noise, np.zeros((7, 7)), 0.9, colormap="jet"), noise
+    )
+    np.testing.assert_array_equal(
+        pictures.overlay(noise, np.ones((7, 7)), 0.0, colormap="jet"), noise
+    )
 
 
 def test_a_hot_cell_colours_its_place_and_no_other() -> None:
     grey = flat((128, 128, 128))
-    changed = np.abs(pictures.overlay(grey, one_hot(1, 5), 0.5, "jet").astype(int) - grey).sum(2)
+    changed = np.abs(
+        pictures.overlay(grey, one_hot(1, 5), 0.5, colormap="jet").astype(int) - grey
+    ).sum(2)
     assert np.unravel_index(changed.argmax(), changed.shape)[0] in range(10, 20)
     assert changed[15, 55] > 100
     assert changed[40:].max() == changed[:, :40].max() == 0
@@ -215,7 +221,7 @@ def test_a_hot_cell_colours_its_place_and_no_other() -> None:
 
 def test_a_constant_map_mixes_every_pixel_alike_in_the_share_of_alpha() -> None:
     red, yellow = np.array([200, 0, 0]), np.array([255, 255, 0])  # autumn ends in yellow
-    mixed = pictures.overlay(flat((200, 0, 0)), np.ones((7, 7)), 0.25, "autumn")
+    mixed = pictures.overlay(flat((200, 0, 0)), np.ones((7, 7)), 0.25, colormap="autumn")
     np.testing.assert_allclose(
         mixed, np.broadcast_to(0.75 * red + 0.25 * yellow, mixed.shape), atol=1
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import pictures
 from pipeline.config import ReportConfig
 from pipeline.dataset import describe
-from pipeline.report import pictures
+from pipeline.pictures import Heatmap, Rgb
 from pipeline.report.page import Image, View
-from pipeline.report.pictures import Heatmap, Rgb
 
 CLASS_SIDE = 96
 """Longer side of a class's mean heatmap in pixels."""
@@ -72,7 +72,8 @@ class Studio:
     def _overlay(self, name: str, picture: Rgb, heatmap: Heatmap | None) -> Image | None:
         if heatmap is None:
             return None
-        drawn = pictures.overlay(picture, heatmap, self.look.alpha, self.look.colormap)
+        look = self.look
+        drawn = pictures.overlay(picture, heatmap, look.alpha, colormap=look.colormap)
         return self._save(name, drawn)
 
     def _save(self, name: str, picture: Rgb) -> Image:

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline import store
+from pipeline import pictures, store
 from pipeline.config import Config
 from pipeline.errors import AuditError, DataError
 from pipeline.model.preprocess import Preprocess
 from pipeline.ops import Journal, versions
-from pipeline.report import page, pictures
+from pipeline.pictures import Rgb
+from pipeline.report import page
 from pipeline.report.page import Report
-from pipeline.report.pictures import Rgb
 from pipeline.report.studio import Studio
 from pipeline.schema import Setup
 from pipeline.sources import open_source

@@ -1,0 +1,1 @@
+"""Commands beside the audit itself: each one main()."""
