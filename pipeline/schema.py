@@ -196,6 +196,23 @@ MEMBERS = pa.schema(
     ]
 )
 
+INTERVENTIONS = pa.schema(
+    [
+        ("finding_id", pa.string()),
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("source_id", pa.string()),
+        ("change", pa.string()),
+        ("class_name", pa.string()),
+        ("prob_before", pa.float32()),
+        ("prob_after", pa.float32()),
+        ("pred_before", pa.string()),
+        ("pred_after", pa.string()),
+        ("before", pa.binary()),
+        ("after", pa.binary()),
+    ]
+)
+
 SUSPECTS = pa.schema(
     [
         ("rank", pa.int64()),

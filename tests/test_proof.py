@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.model import Classifier
 from pipeline.model.network import MULTICLASS, Network
 from pipeline.model.preprocess import Preprocess
-from pipeline.proof import findings, localise, reliance, sanity, trial
+from pipeline.proof import findings, illustration, localise, reliance, sanity, trial
 from pipeline.proof.bench import Bench
 from pipeline.proof.case import Case, set_hurdles
 from pipeline.proof.examiner import Examiner
@@ -31,6 +32,7 @@ from pipeline.shortcuts.sample import Sample
 from pipeline.sources.source import Picture
 
 SIZE, GRID, PER_CLASS = 32, 8, 40
+CLASSES = ["red", "green", "blue"]
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 CUE = np.array([255, 0, 255], np.uint8)
 
@@ -81,7 +83,7 @@ def make_bench(cue: float, drawn: np.ndarray[Any, Any]) -> Bench:
         layer_name="relu",
         layout=Layout(CHANNELS_FIRST, GRID, GRID),
         preprocess=Preprocess((SIZE, SIZE), (SIZE, SIZE), (0.0,) * 3, (1.0,) * 3),
-        class_names=["red", "green", "blue"],
+        class_names=CLASSES,
         n_outputs=3,
         channels=4,
         fingerprint="",
@@ -234,16 +236,48 @@ def test_a_place_is_widened_to_all_that_counts_and_no_further() -> None:
 
 def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
     cases = examined(bench)
-    rows, members = findings.tables(LIMITS, cases, names)
+    told = findings.tables(LIMITS, cases, names, CLASSES)
+    rows, members = told["findings"], told["members"]
     assert [(row["class_name"], row["verdict"]) for row in rows] == [("blue", "confirmed")]
     assert rows[0]["n_images"] == PER_CLASS == len(members)
     assert "Removing it turns" in rows[0]["summary"]
     assert "q < 0.001, 40 images." in rows[0]["summary"]
 
 
+def test_interventions_are_shown_with_what_the_model_said(bench: Bench) -> None:
+    told = findings.tables(LIMITS, examined(bench), names, CLASSES)
+    shown = told["interventions"]
+    assert [row["change"] for row in shown] == ["added", "added", "removed", "removed"]
+    assert all(row["finding_id"] == told["findings"][0]["finding_id"] for row in shown)
+    for row in shown:
+        own = int(row["image_id"].removesuffix(".png"))
+        source = int(row["source_id"].removesuffix(".png"))
+        added = row["change"] == "added"
+        assert (own < 2 * PER_CLASS) == added  # blue ones lose it, others get it
+        assert (source >= 2 * PER_CLASS) == added
+        before, after = (
+            np.asarray(cv2.imdecode(np.frombuffer(row[name], np.uint8), cv2.IMREAD_COLOR_RGB))
+            for name in ("before", "after")
+        )
+        np.testing.assert_array_equal(before, pictures()[own])  # small ones are kept exactly
+        changed = np.abs(after.astype(int) - before).sum(axis=2) > 0
+        assert changed[-2:, :2].all()
+        assert not changed[:16, 16:].any()
+        probs = bench.probabilities(torch.from_numpy(np.stack([before, after])).permute(0, 3, 1, 2))
+        np.testing.assert_allclose(probs[:, 2], [row["prob_before"], row["prob_after"]], atol=1e-5)
+        assert [CLASSES[i] for i in probs.argmax(axis=1)] == [row["pred_before"], row["pred_after"]]
+
+
+@pytest.mark.parametrize(
+    ("moved", "rows"), [([0.1, 0.9, 0.5, 0.3, 0.7], [4, 3]), ([0.2], [0]), ([0.4, 0.1], [0, 1])]
+)
+def test_neither_the_best_nor_the_worst_is_shown(moved: list[float], rows: list[int]) -> None:
+    assert illustration.at_ranks(np.array(moved, np.float32)) == rows
+
+
 def test_an_unused_cue_is_no_finding() -> None:
-    rows, members = findings.tables(LIMITS, examined(make_bench(0.0, pictures())), names)
-    assert rows == members == []
+    told = findings.tables(LIMITS, examined(make_bench(0.0, pictures())), names, CLASSES)
+    assert not any(told.values())
 
 
 LIMITS = AnalysisConfig(trials=60)
@@ -351,7 +385,8 @@ def test_what_is_the_same_as_a_finding_is_none_of_its_own() -> None:
         each.candidate["candidate_id"] = str(number)
         each.removed = Removed(effects.NO_EFFECT, {0: 0.9} if each is first else {})
         each.wearers = [0] if each is first else []
-    rows, members = findings.tables(LIMITS, [first, second, weak, third], names)
+    told = findings.tables(LIMITS, [first, second, weak, third], names, CLASSES)
+    rows, members = told["findings"], told["members"]
     assert [row["finding_id"] for row in rows] == ["0", "2"]
     assert [member["finding_id"] for member in members] == ["0"]
     assert "Removing it" in rows[0]["summary"]
@@ -363,7 +398,8 @@ def test_two_cues_of_a_class_at_one_rough_place_have_ids_of_their_own() -> None:
     for each, left in zip(both, (0.5, 0.25), strict=True):
         each.candidate["region"] = {"x0": left, "y0": 0.0, "x1": left + 0.1, "y1": 0.1}
         each.removed = Removed(effects.NO_EFFECT, {0: 0.9})
-    rows, members = findings.tables(LIMITS, both, names)
+    told = findings.tables(LIMITS, both, names, CLASSES)
+    rows, members = told["findings"], told["members"]
     assert [row["finding_id"] for row in rows] == ["hot region-0-2", "hot region-0"]
     assert [member["finding_id"] for member in members] == ["hot region-0-2", "hot region-0"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.proof import trial
+from pipeline.proof.illustration import Illustration
 from pipeline.proof.trial import Added, Removed
 from pipeline.shortcuts import effects
 from pipeline.shortcuts.probes import Probe
@@ -21,7 +22,8 @@ class Case:
 
     screened is the gain on screening, pseudo what a half of the class, 0 or 1, does against the
     other, added and removed the trial; wearers are the plan positions of the images that carry the
-    cue; same_as is the case that is the same cue, told more precisely.
+    cue; same_as is the case that is the same cue, told more precisely; illustrations show a few of
+    the interventions.
     """
 
     candidate: Row
@@ -33,6 +35,7 @@ class Case:
     removed: Removed = trial.NOT_REMOVED
     wearers: list[int] = field(default_factory=list)
     same_as: Case | None = None
+    illustrations: list[Illustration] = field(default_factory=list)
 
     @property
     def category(self) -> tuple[str, bool]:

@@ -1,15 +1,17 @@
-"""From cases to the tables: verdicts, sentences, members."""
+"""From cases to the tables: verdicts, sentences, members, pictures of interventions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from pipeline.config import AnalysisConfig
+from pipeline.pictures import webp
 from pipeline.proof.case import Case
 from pipeline.schema import FINDINGS
 from pipeline.shortcuts import effects
@@ -35,13 +37,16 @@ def verdict(case: Case, q_value: float, limits: AnalysisConfig) -> str | None:
     return CONFIRMED if case.is_wide(limits.min_effect) else SUSPECTED
 
 
-def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[list[Row], list[Row]]:
-    """Rows of FINDINGS, confirmed and strong ones first, and of MEMBERS.
+def tables(
+    limits: AnalysisConfig, cases: list[Case], names: Names, class_names: list[str]
+) -> dict[str, list[Row]]:
+    """Rows of FINDINGS, confirmed and strong ones first, of MEMBERS and of INTERVENTIONS.
 
     Args:
         limits: the settings of the analysis.
         cases: all of the run, tried or not.
         names: from plan positions to image ids.
+        class_names: of the model's outputs.
     """
     judged = [
         (case, q_value, verdict(case, q_value, limits))
@@ -54,14 +59,14 @@ def tables(limits: AnalysisConfig, cases: list[Case], names: Names) -> tuple[lis
         if said and standing.get(id(case.same_as)) not in (said, CONFIRMED)
     ]
     kept.sort(key=lambda each: (each[2] != CONFIRMED, -_score(each[0])))
-    findings: list[Row] = []
-    members: list[Row] = []
+    told: dict[str, list[Row]] = {"findings": [], "members": [], "interventions": []}
     ids = _ids([case for case, _, _ in kept])
     for finding_id, (case, q_value, said) in zip(ids, kept, strict=True):
         rows = _members(finding_id, case, names(case.wearers))
-        findings.append(_finding(finding_id, case, q_value, said, rows))
-        members += rows
-    return findings, members
+        told["findings"].append(_finding(finding_id, case, q_value, said, rows))
+        told["members"] += rows
+        told["interventions"] += _interventions(finding_id, case, names, class_names)
+    return told
 
 
 def _ids(cases: list[Case]) -> list[str]:
@@ -92,6 +97,31 @@ def _members(finding_id: str, case: Case, names: dict[int, str]) -> list[Row]:
         }
         for index in case.wearers
     ]
+
+
+def _interventions(
+    finding_id: str, case: Case, names: Names, class_names: list[str]
+) -> Iterator[Row]:
+    """What is shown of the interventions, pictures as WebP."""
+    known = names([place for each in case.illustrations for place in (each.index, each.source)])
+    for each in case.illustrations:
+        before, after = (
+            webp(np.asarray(picture.permute(1, 2, 0))) for picture in (each.before, each.after)
+        )
+        yield {
+            "finding_id": finding_id,
+            "index": each.index,
+            "image_id": known[each.index],
+            "source_id": known[each.source],
+            "change": each.change,
+            "class_name": case.candidate["class_name"],
+            "prob_before": each.prob_before,
+            "prob_after": each.prob_after,
+            "pred_before": class_names[each.pred_before],
+            "pred_after": class_names[each.pred_after],
+            "before": before,
+            "after": after,
+        }
 
 
 def _finding(finding_id: str, case: Case, q_value: float, said: str, members: list[Row]) -> Row:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from pipeline.proof import trial
+from pipeline.proof import illustration, trial
 from pipeline.proof.bench import Bench, numbers
 from pipeline.proof.case import Case
 from pipeline.proof.localise import grown
@@ -37,7 +37,7 @@ class Reliance:
     rng: Rng
 
     def examine(self, case: Case) -> None:
-        """Fill in the wearers of a case, and what removing its cue does to every image."""
+        """Fill in the wearers of a case, what images lose without its cue, and pictures of it."""
         own, hosts = self.own, self.hosts
         donors, fillers = own, hosts
         if case.probe.kind == candidates.BACKGROUND and case.area == 1:
@@ -48,6 +48,9 @@ class Reliance:
         case.wearers = wearers(self.bench, case.probe, donors, fillers, hosts, *about)
         self._widen(case)
         case.removed = trial.remove(self.bench, case.probe, own, fillers, *about)
+        carry = [illustration.worn(scenes, case.wearers) for scenes in (own, donors)]
+        shown = (carry[0], hosts, carry[1], fillers)
+        case.illustrations = illustration.of_cue(self.bench, case.probe, *shown)
 
     @cached_property
     def _outlined(self) -> list[tuple[Scenes, Scenes]]:

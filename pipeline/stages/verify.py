@@ -38,7 +38,7 @@ from pipeline.proof import findings, sanity
 from pipeline.proof.bench import Bench
 from pipeline.proof.case import Case, set_hurdles
 from pipeline.proof.examiner import Examiner
-from pipeline.schema import FINDINGS, MEMBERS, Setup
+from pipeline.schema import FINDINGS, INTERVENTIONS, MEMBERS, Setup
 from pipeline.shortcuts import sample
 from pipeline.shortcuts.candidates import METADATA
 from pipeline.sources import open_source
@@ -46,9 +46,11 @@ from pipeline.store import Rows, RunFolder
 
 log = logging.getLogger(__name__)
 
+SCHEMAS = {"findings": FINDINGS, "members": MEMBERS, "interventions": INTERVENTIONS}
+
 
 def run(config: Config, journal: Journal) -> None:
-    """Write findings.parquet and members.parquet.
+    """Write findings.parquet, members.parquet and interventions.parquet.
 
     Raises:
         ConfigError: a model other than the one that was explained.
@@ -60,10 +62,11 @@ def run(config: Config, journal: Journal) -> None:
     setup = store.read_plan(folder).setup
     images = store.rows(folder, setup)
     cases = _cases(config, setup, images, candidates, journal)
-    found, members = findings.tables(config.analysis, cases, partial(_names, images))
-    found += findings.of_metadata(candidates)
-    for name, rows, schema in (("findings", found, FINDINGS), ("members", members, MEMBERS)):
-        store.write(pa.Table.from_pylist(rows, schema), folder.analysis(name))
+    about = (partial(_names, images), setup.class_names)
+    told = findings.tables(config.analysis, cases, *about)
+    told["findings"] += findings.of_metadata(candidates)
+    for name, schema in SCHEMAS.items():
+        store.write(pa.Table.from_pylist(told[name], schema), folder.analysis(name))
 
 
 def _cases(
