@@ -225,6 +225,26 @@ SUSPECTS = pa.schema(
         ("kind", pa.string()),
         ("finding_id", pa.string()),
         ("reasons", pa.list_(pa.string())),
+        ("decision", pa.string()),
+        ("note", pa.string()),
+    ]
+)
+
+DECISIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("mark", pa.string()),
+        ("note", pa.string()),
+        ("label", pa.string()),
+        ("pred", pa.string()),
+        ("kind", pa.string()),
+        ("finding_id", pa.string()),
+        ("confidence", pa.float64()),
+        ("image_width", pa.float64()),
+        ("image_height", pa.float64()),
+        ("image_brightness", pa.float64()),
+        ("decided", pa.string()),
+        ("state", pa.string()),
     ]
 )
 

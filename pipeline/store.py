@@ -192,14 +192,14 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from error
 
 
-def read_plan(run: RunFolder) -> Plan:
-    """The plan of a run.
+def read_plan(run: RunFolder, columns: list[str] | None = None) -> Plan:
+    """The plan of a run; without columns (an empty list) its footer alone is read.
 
     Raises:
         NotFinished, DataError: as `read`.
         ConfigError: where another version of camaudit wrote it.
     """
-    table = read(run.plan)
+    table = read(run.plan, columns)
     try:
         return Plan(table, Setup.from_metadata(table.schema.metadata))
     except (KeyError, ValueError, TypeError) as error:

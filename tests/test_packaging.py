@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +33,20 @@ def test_the_wheel_holds_settings_templates_and_the_demo(wheel: Path) -> None:
     assert "pipeline/demo/checkpoint.pt" in names
     assert any(name.startswith("pipeline/report/templates/") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+
+
+def test_the_commands_of_the_wheel_are_there(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (listed,) = [name for name in archive.namelist() if name.endswith("/entry_points.txt")]
+        entries = configparser.ConfigParser()
+        entries.read_string(archive.read(listed).decode())
+        names = set(archive.namelist())
+    commands = dict(entries["console_scripts"])
+    assert commands.keys() == {"camaudit", "camaudit-show"}
+    for entry in commands.values():
+        module, function = entry.split(":")
+        assert f"{module.replace('.', '/')}.py" in names
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_the_wheel_audits_a_folder(

@@ -235,6 +235,8 @@ class TestPlan:
         plan = store.read_plan(run)
         assert plan.setup == SETUP
         assert plan.table.equals(self.TABLE)
+        footer = store.read_plan(run, columns=[])
+        assert (footer.setup, footer.table.column_names) == (SETUP, [])
         assert SETUP.n_shards == 3
         assert SETUP.batch_size == 4
         assert [list(SETUP.rows(shard)) for shard in (0, 2)] == [[0, 1, 2, 3], [8, 9]]

@@ -165,6 +165,9 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     for key, least in LEAST.items():
         if OmegaConf.select(schema, key, default=least) < least:
             yield f"{key}: {OmegaConf.select(schema, key)} is below {least}"
+    decisions = OmegaConf.select(schema, "rank.decisions")
+    if decisions is not None and not Path(decisions).is_file():
+        yield f"rank.decisions: there is no file {decisions}"
     for key in SHARES:
         if not 0 <= OmegaConf.select(schema, key, default=0) <= 1:
             yield f"{key}: {OmegaConf.select(schema, key)} is not between 0 and 1"

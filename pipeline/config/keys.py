@@ -149,6 +149,13 @@ class AnalysisConfig:
 
 
 @dataclass
+class RankConfig:
+    """What the ranking knows beside the tables."""
+
+    decisions: str | None = None
+
+
+@dataclass
 class ReportConfig:
     """What the report shows."""
 
@@ -177,6 +184,7 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     @property

@@ -1,11 +1,14 @@
 """rank: which images a person should look at first, one row each, with reasons in words.
 
 The rows are read three times, and never held: once for what the whole run says of classes and of
-given labels, once to score each image by it, and once for the words of those that are kept.
+given labels, once to score each image by it, and once for the words of those that are kept. Last,
+what a person has decided already (rank.decisions) is brought to them.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,12 +20,14 @@ from pipeline import columns, store
 from pipeline.columns import NO_CLASS
 from pipeline.config import Config
 from pipeline.ops import Journal
-from pipeline.ranking import focus_outliers, label_errors, members, probe, suspects
+from pipeline.ranking import decisions, focus_outliers, label_errors, members, probe, suspects
 from pipeline.ranking.focus_outliers import Usual
 from pipeline.ranking.label_errors import Labels, Pool
 from pipeline.ranking.suspects import Evidence, Leaders
 from pipeline.schema import Setup
 from pipeline.store import Rows, RunFolder
+
+log = logging.getLogger(__name__)
 
 OK = ds.field("status") == "ok"
 CELLS = 1 << 23
@@ -33,13 +38,15 @@ FIT_ROWS = 5_000
 
 
 def run(config: Config, _journal: Journal) -> None:
-    """Write suspects.parquet.
+    """Write suspects.parquet and decisions.parquet.
 
     Raises:
         NotFinished: where parts, findings or members are missing.
+        ConfigError: decisions that cannot be read.
     """
     folder = RunFolder(config.folder)
-    setup = store.read_plan(folder).setup
+    plan = store.read_plan(folder)
+    decided, setup = decisions.read(config.rank.decisions), plan.setup
     rows = store.rows(folder, setup)
     evidence = Evidence(
         learn_labels(rows, setup, config.seed),
@@ -48,12 +55,26 @@ def run(config: Config, _journal: Journal) -> None:
             store.read(folder.analysis("members")), store.read(folder.analysis("findings"))
         ),
     )
-    leaders = Leaders(config.analysis.max_suspects)
+    most = config.analysis.max_suspects
+    leaders = Leaders(most + sum(row["mark"] == decisions.FINE for row in decided.values()))
     for batch in _batches(rows, setup, suspects.COLUMNS):
         score = evidence.scores(batch).max(axis=1)
         leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
     kept = _at(rows, leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
-    store.write(suspects.table(leaders, kept, evidence), folder.analysis("suspects"))
+    ranked = suspects.table(leaders, kept, evidence)
+    pictures = _at(rows, leaders.index, ["index", *decisions.PICTURE])
+    reviewed = decisions.apply(ranked, pictures, decided, plan.table["image_id"], most)
+    store.write(reviewed.suspects, folder.analysis("suspects"))
+    store.write(reviewed.decisions, folder.analysis("decisions"))
+    _tell(reviewed.decisions)
+
+
+def _tell(reviewed: pa.Table) -> None:
+    """Log what became of the decisions."""
+    states = Counter(reviewed["state"].to_pylist())
+    if states:
+        told = ", ".join(f"{count} {decisions.STATES[name]}" for name, count in states.items())
+        log.info("%d decisions: %s", reviewed.num_rows, told)
 
 
 def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
