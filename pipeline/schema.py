@@ -249,6 +249,22 @@ DECISIONS = pa.schema(
 )
 
 
+CHANGES = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("change", pa.string()),
+        ("key", pa.string()),
+        ("class_name", pa.string()),
+        ("kind", pa.string()),
+        ("before", pa.float64()),
+        ("after", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("summary", pa.string()),
+    ]
+)
+
+
 def classes_schema(grid: tuple[int, int]) -> pa.Schema:
     """One row per class of the model; focus and heatmap are means over images predicted so."""
     return pa.schema(

@@ -52,7 +52,7 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
             unusable.add(key)
     missing = sorted(OmegaConf.missing_keys(schema) - unusable)
     problems += [f"{key}: must be given" for key in missing]
-    problems += _range_problems(schema)
+    problems += [*_range_problems(schema), *_path_problems(schema)]
     if problems:
         raise ConfigError("settings that cannot be used:\n  " + "\n  ".join(problems))
     config = OmegaConf.to_object(schema)
@@ -165,9 +165,16 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     for key, least in LEAST.items():
         if OmegaConf.select(schema, key, default=least) < least:
             yield f"{key}: {OmegaConf.select(schema, key)} is below {least}"
-    decisions = OmegaConf.select(schema, "rank.decisions")
-    if decisions is not None and not Path(decisions).is_file():
-        yield f"rank.decisions: there is no file {decisions}"
     for key in SHARES:
         if not 0 <= OmegaConf.select(schema, key, default=0) <= 1:
             yield f"{key}: {OmegaConf.select(schema, key)} is not between 0 and 1"
+
+
+def _path_problems(schema: DictConfig) -> Iterator[str]:
+    """What is read only late in a run, and should not be missed then."""
+    decisions = OmegaConf.select(schema, "rank.decisions")
+    if decisions is not None and not Path(decisions).is_file():
+        yield f"rank.decisions: there is no file {decisions}"
+    baseline = OmegaConf.select(schema, "baseline")
+    if baseline is not None and not (Path(baseline) / "plan.parquet").is_file():
+        yield f"baseline: {baseline} is not the folder of a run"

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-STAGES = ("explain", "discover", "verify", "rank", "report")
+STAGES = ("explain", "discover", "verify", "rank", "compare", "report")
 AUTO = "auto"
 
 
@@ -177,6 +177,7 @@ class Config:
     compile: bool = False
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
+    baseline: str | None = None
     dataset: Any = field(default_factory=ImageFolder)
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)

@@ -1,0 +1,180 @@
+"""What changed between two runs, on tables made by hand; and the stage on real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from conftest import write_images
+from scipy import stats
+
+from pipeline import store
+from pipeline.__main__ import audit
+from pipeline.comparison import Tables, compare
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema
+from pipeline.store import RunFolder
+
+Configure = Callable[..., Config]
+Row = dict[str, Any]
+
+
+def finding(name: str, **more: Any) -> Row:
+    """A confirmed finding of cats whose gain is 0.5, surely between 0.4 and 0.6."""
+    row = {
+        "finding_id": name, "class_name": "cat", "kind": "patch", "verdict": "confirmed",
+        "score": 0.5, "effect": 0.6, "control": 0.1, "ci_low": 0.4, "ci_high": 0.6,
+        "summary": f"about {name}",
+    }  # fmt: skip
+    return row | more
+
+
+def tables(
+    findings: list[Row] | None = None,
+    suspects: list[Row] | None = None,
+    classes: list[tuple[str, int, int]] | None = None,
+) -> Tables:
+    rows = [
+        {"class_name": name, "n_correct": right, "n_label": n} for name, right, n in classes or []
+    ]
+    return Tables(
+        pa.Table.from_pylist(findings or [], FINDINGS),
+        pa.Table.from_pylist(suspects or [], SUSPECTS),
+        pa.Table.from_pylist(rows, classes_schema((1, 1))),
+    )
+
+
+def changed(before: Tables, now: Tables) -> list[Row]:
+    table = compare(before, now, 0.05)
+    assert table.schema.equals(CHANGES)
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def test_equal_runs_have_nothing_to_tell() -> None:
+    one = tables([finding("f")], [{"image_id": "a", "kind": "shortcut"}], [("cat", 90, 100)])
+    (row,) = changed(one, one)
+    assert (row["subject"], row["change"], row["before"], row["after"]) == ("run", None, 0.9, 0.9)
+    assert changed(tables(), tables()) == []
+
+
+def test_findings_are_told_again_by_their_ids() -> None:
+    rows = changed(
+        tables([finding("old"), finding("same")]), tables([finding("same"), finding("fresh")])
+    )
+    assert [(row["change"], row["key"], row["summary"]) for row in rows] == [
+        ("new", "fresh", "about fresh"),
+        ("gone", "old", "about old"),
+    ]
+    assert (rows[0]["before"], rows[0]["after"]) == (None, pytest.approx(0.5))
+    assert (rows[1]["before"], rows[1]["after"]) == (pytest.approx(0.5), None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "change"),
+    [
+        ({"verdict": "suspected"}, {}, "worse"),
+        ({}, {"verdict": "suspected"}, "better"),
+        ({}, {"ci_low": 0.61, "ci_high": 0.8, "effect": 0.8}, "worse"),
+        ({}, {"ci_low": 0.1, "ci_high": 0.39, "effect": 0.3}, "better"),
+        ({}, {"ci_low": 0.55, "ci_high": 0.8, "effect": 0.75}, None),
+        ({}, {"score": 0.9}, None),
+        ({"ci_low": None, "ci_high": None, "effect": None}, {}, None),
+    ],
+)
+def test_a_finding_is_worse_or_better_where_that_is_sure(
+    before: Row, now: Row, change: str | None
+) -> None:
+    rows = changed(tables([finding("f", **before)]), tables([finding("f", **now)]))
+    assert [row["change"] for row in rows] == [change] * bool(change)
+    for row in rows:
+        assert row["summary"].startswith("cat, patch: ")
+        if "effect" in now:
+            assert "it turned 50% more pictures than its control, now" in row["summary"]
+
+
+def test_suspects_are_told_again_by_their_images() -> None:
+    def suspect(name: str) -> Row:
+        return {"image_id": name, "kind": "label_error", "score": 0.9, "label": "cat",
+                "pred": "dog", "reasons": [f"because {name}", "and so on"]}  # fmt: skip
+
+    rows = changed(
+        tables(suspects=[suspect("a"), suspect("b")]), tables(suspects=[suspect("b"), suspect("c")])
+    )
+    assert [(row["subject"], row["change"], row["key"], row["summary"]) for row in rows] == [
+        ("suspect", "new", "c", "because c"),
+        ("suspect", "gone", "a", "because a"),
+    ]
+    assert rows[0]["class_name"] == "cat"
+
+
+def test_classes_whose_accuracy_changed_at_the_false_discovery_rate() -> None:
+    before = [("cat", 90, 100), ("dog", 90, 100), ("owl", 90, 100), ("emu", 0, 0)]
+    now = [("cat", 60, 100), ("dog", 88, 100), ("owl", 99, 100), ("emu", 1, 2)]
+    run, *classes = changed(tables(classes=before), tables(classes=now))
+    assert (run["key"], run["change"]) == ("accuracy", "worse")
+    assert run["before"] == pytest.approx(0.9)
+    assert run["after"] == pytest.approx(248 / 302)
+    p_values = [
+        stats.fisher_exact([[90, 10], [right, 100 - right]]).pvalue for right in (60, 88, 99)
+    ]
+    q_values = stats.false_discovery_control(p_values)
+    assert q_values[1] > 0.05
+    assert [(row["key"], row["change"]) for row in classes] == [("cat", "worse"), ("owl", "better")]
+    assert [row["q_value"] for row in classes] == pytest.approx([q_values[0], q_values[2]])
+    assert classes[0]["summary"] == "cat: 90.0% before, 60.0% now"
+
+
+def test_chance_alone_changes_no_class() -> None:
+    """200 classes of the same accuracy, drawn twice: the rate holds over all of them."""
+    draws = stats.binom.rvs(50, 0.8, size=(2, 200), random_state=0)
+    one, two = ([(f"c{i}", int(n), 50) for i, n in enumerate(row)] for row in draws)
+    assert list(changed(tables(classes=one), tables(classes=two)))[1:] == []
+
+
+@pytest.fixture
+def runs(configure: Configure, tmp_path: Path, small_model: list[str]) -> Callable[..., Config]:
+    """Settings of small audits of one folder."""
+    write_images(tmp_path / "photos", 8)
+
+    def make(run_id: str, *more: str) -> Config:
+        return configure(f"dataset.root={tmp_path}/photos", *small_model, f"run_id={run_id}", *more)
+
+    return make
+
+
+def test_the_stage_compares_with_the_baseline_and_forgets_it_without_one(
+    runs: Callable[..., Config], tmp_path: Path
+) -> None:
+    audit(runs("old"))
+    (tmp_path / "photos" / "cat" / "0001.png").unlink()
+    config = runs("new", f"baseline={tmp_path}/out/old")
+    audit(config)
+    path = RunFolder(config.folder).analysis("changes")
+    table = store.read(path)
+    assert table.schema.metadata[b"baseline"] == f"{tmp_path}/out/old".encode()
+    assert "run" in table["subject"].to_pylist()
+    audit(runs("new", "stages=[compare,report]"))
+    assert not path.exists()
+
+
+def test_a_baseline_that_cannot_be_used_is_named(
+    runs: Callable[..., Config], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="baseline: none is not the folder of a run"):
+        runs("old", "baseline=none")
+    audit(runs("old"))
+    with pytest.raises(ConfigError, match="is this run itself"):
+        audit(runs("old", f"baseline={tmp_path}/out/old", "stages=[compare]"))
+    audit(runs("other", "model.class_names=[x,y,z]", "dataset=manifest", *_manifest(tmp_path)))
+    with pytest.raises(ConfigError, match="about other classes"):
+        audit(runs("old", f"baseline={tmp_path}/out/other", "stages=[compare]"))
+
+
+def _manifest(folder: Path) -> list[str]:
+    (folder / "list.csv").write_text("path,label\ncat/0001.png,x\ndog/0001.png,y\n")
+    return [f"dataset.path={folder}/list.csv", f"dataset.root={folder}/photos"]
