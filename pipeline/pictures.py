@@ -61,6 +61,35 @@ def coloured(heat: Heatmap, colormap: str = COLORMAP) -> Rgb:
     return np.asarray(bgr[..., ::-1], np.uint8)
 
 
+def seen_box(resize: Any, crop: Any, shape: tuple[int, ...]) -> Box:
+    """What a model sees of a picture that is resized and then cropped around its centre.
+
+    Args:
+        resize: the shorter side in pixels, or (height, width).
+        crop: (height, width).
+        shape: of the picture, height and width first.
+
+    Returns:
+        As fractions of the picture; beyond 0 and 1 where the crop is larger than what it is taken
+        from and black is added around it.
+    """
+    height, width = shape[:2]
+    if isinstance(resize, int):  # the shorter side; the longer is rounded down, as torchvision does
+        longer = int(resize * max(height, width) / min(height, width))
+        resize = (resize, longer) if height <= width else (longer, resize)
+    (y0, y1), (x0, x1) = map(_extent, resize, crop)
+    return x0, y0, x1, y1
+
+
+def _extent(side: int, crop: int) -> tuple[float, float]:
+    """Where a centre crop begins and ends, as fractions of the side.
+
+    torchvision adds the smaller half of what is lacking before, and rounds half a pixel to even.
+    """
+    first = -((crop - side) // 2) if crop > side else round((side - crop) / 2)
+    return first / side, (first + crop) / side
+
+
 def spread(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box = WHOLE) -> NDArray[np.float32]:
     """A heatmap at its picture's own size, bilinear between the centres of its cells.
 

@@ -167,7 +167,7 @@ def test_what_the_model_sees_is_where_its_pixels_come_from(
     """Pixels that tell their own place, looked up at the corners of what the model gets."""
     height, width = size
     preprocess = Preprocess(resize, crop, (0.5,) * 3, (0.5,) * 3)
-    x0, y0, x1, y1 = preprocess.seen(height, width)
+    x0, y0, x1, y1 = preprocess.seen(size)
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.rint(np.linspace(1, 255, width))[None]
     ramp[..., 1] = np.rint(np.linspace(1, 255, height))[:, None]

@@ -103,7 +103,7 @@ def run(config: ExplainConfig, of: Run | None = None) -> Iterator[str]:
     classes = wanted_classes(config.wanted, names, probs)
     explained = Explained(
         picture,
-        classifier.preprocess.seen(*picture.shape[:2]),
+        classifier.preprocess.seen(picture.shape),
         classes,
         [f"{names[index]} ({index}) {probs[index]:.1%}" for index in classes],
         _heatmaps(config, classifier, fitted, classes),

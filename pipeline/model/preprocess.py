@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as V
 
 from pipeline.decode import DecodeError
 from pipeline.errors import ConfigError
+from pipeline.pictures import Box, seen_box
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,19 +60,9 @@ class Preprocess:
         # Rows, columns, channels in memory, as it came: no copy is needed for channels-last models.
         return cropped.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
-    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """What the model sees of a picture: x0, y0, x1, y1 as fractions of its sides.
-
-        Beyond 0 and 1 where the crop is larger than the picture and black is added around it.
-        """
-        resized = self.resize
-        if isinstance(resized, int):
-            longer = int(resized * max(height, width) / min(height, width))
-            resized = (resized, longer) if height <= width else (longer, resized)
-        first = [_first(side, cut) for side, cut in zip(resized, self.crop, strict=True)]
-        y0, x0 = (start / side for start, side in zip(first, resized, strict=True))
-        tall, wide = (cut / side for cut, side in zip(self.crop, resized, strict=True))
-        return x0, y0, x0 + wide, y0 + tall
+    def seen(self, shape: tuple[int, ...]) -> Box:
+        """What the model sees of a picture of a shape (height, width, ...), as `seen_box`."""
+        return seen_box(self.resize, self.crop, shape)
 
     def pattern(self) -> Tensor:
         """(2, 3, height, width) uint8 for trials of a model: they differ everywhere.
@@ -98,14 +89,6 @@ class Preprocess:
         """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
         mean, std = _constant(self.mean, images.device), _constant(self.std, images.device)
         return self.colours(images).float().div_(255).sub_(mean).div_(std)
-
-
-def _first(side: int, crop: int) -> int:
-    """First pixel of a centre crop, negative where it begins before the picture.
-
-    torchvision adds the smaller half before, and rounds a half to the even pixel.
-    """
-    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
 @lru_cache
