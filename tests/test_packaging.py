@@ -42,7 +42,8 @@ def test_the_commands_of_the_wheel_are_there(wheel: Path) -> None:
         entries.read_string(archive.read(listed).decode())
         names = set(archive.namelist())
     commands = dict(entries["console_scripts"])
-    assert commands.keys() == {"camaudit", "camaudit-show"}
+    wanted = {"camaudit", "camaudit-explain", "camaudit-export", "camaudit-show"}
+    assert commands.keys() == wanted
     for entry in commands.values():
         module, function = entry.split(":")
         assert f"{module.replace('.', '/')}.py" in names

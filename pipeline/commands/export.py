@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.commands.overview import open_run
-from pipeline.config import CHOICES
 from pipeline.errors import AuditError, ConfigError, DataError
 from pipeline.exports import FORMATS, Review, open_review
 from pipeline.exports.label_studio import served_from
@@ -145,6 +144,7 @@ def pictures(setup: Setup) -> Picture:
 
     @cache
     def opened() -> Source:
+        from pipeline.config import CHOICES  # noqa: PLC0415
         from pipeline.sources import open_source  # noqa: PLC0415 - PyTorch takes seconds
 
         of_dataset = {
