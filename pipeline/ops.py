@@ -19,13 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from pipeline import __version__, store
-from pipeline.config import AUTO, Config, load
+from pipeline.config import Config, load
 from pipeline.errors import ConfigError, NotFinished, Stopped
 
 log = logging.getLogger(__name__)
@@ -218,28 +217,6 @@ def progress(total: int, done: int) -> Iterator[Any]:
             log.info("explain: %d/%d images, %.1f/s, %.0f s left", count, total, rate, left)
 
     yield advance
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device of the settings; auto takes a GPU where there is one.
-
-    On a GPU float32 means float32, not TF32, and the same input gives the same numbers.
-
-    Raises:
-        ConfigError: one that is not there.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    if wanted == AUTO:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
-    return device
 
 
 def versions() -> dict[str, str]:

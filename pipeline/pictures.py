@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from pipeline.decode import to_rgb
 from pipeline.errors import ConfigError
@@ -23,8 +25,12 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 COLORMAP, ALPHA = "viridis", 0.5
 
 _PREFIX = "COLORMAP_"
-_QUALITY, _LOSSLESS = 82, 101
-"""Of WebP: 1 to 100, from no visible difference; above, OpenCV packs without loss."""
+_QUALITY = 82
+"""Of WebP, 1 to 100: no difference is seen."""
+_DARK = 64
+"""Level, of 255, that the brightest pixels of a picture must reach to be seen."""
+_LAYER, _PER_CELL = 112, 8
+"""Longer side of a layer in pixels, at least, and at least so many for each cell of the heatmap."""
 _SMALL = 128
 """Longer side up to which pictures are kept without loss: every pixel of them will be seen."""
 
@@ -165,17 +171,35 @@ def overlay(
 
 
 def for_display(image: Rgb, side: int) -> Rgb:
-    """A picture whose longer side is `side` pixels, a small one's the next multiple of its own.
-
-    Pixels of small pictures stay sharp: what the model saw, not what smoothing makes of it.
-    """
+    """A picture whose longer side is at most `side` pixels; a smaller one stays as it is."""
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer <= side:
-        factor = -(-side // longer)
-        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+        return image
     size = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def visible(image: Rgb) -> tuple[Rgb, float]:
+    """A picture too dark to be seen, brightened, and by which factor; 1 for any other."""
+    brightest = float(np.percentile(image, 99))
+    if brightest >= _DARK:
+        return image, 1.0
+    factor = _DARK / max(brightest, 1)
+    return np.clip(image * factor, 0, 255).astype(np.uint8), factor
+
+
+def layer_picture(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box, colormap: str) -> Rgba:
+    """The layer of a heatmap (h, w) for a picture of a shape, as small as it can be kept.
+
+    Between the centres of its cells a heatmap is linear, and so is what a browser makes of a small
+    picture when it enlarges it.
+    """
+    height, width = shape[:2]
+    longer = max(_LAYER, _PER_CELL * max(numbers(heatmap).shape))
+    scale = longer / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return layer(spread(heatmap, size, seen), colormap)
 
 
 def map_picture(heatmap: Heatmap, side: int, colormap: str) -> Rgb:
@@ -205,11 +229,14 @@ def place(heatmap: Heatmap) -> str:
 
 
 def webp(image: Rgb | Rgba) -> bytes:
-    """A picture (H, W, 3 or 4) as WebP; a small one without loss."""
-    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    quality = _LOSSLESS if max(image.shape[:2]) <= _SMALL else _QUALITY
-    packed = cv2.imencode(".webp", cv2.cvtColor(image, order), [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return packed[1].tobytes()
+    """A picture (H, W, 3 or 4) as WebP; a small one without loss.
+
+    By Pillow, which lets go of the interpreter's lock while it packs, and takes the fast way.
+    """
+    packed = io.BytesIO()
+    small = max(image.shape[:2]) <= _SMALL and image.shape[2] == 3
+    Image.fromarray(image).save(packed, "WEBP", quality=_QUALITY, method=1, lossless=small)
+    return packed.getvalue()
 
 
 def save(path: Path, image: Rgb | Rgba) -> None:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.schema import Setup
@@ -65,8 +67,8 @@ class RunFolder:
 class Rows:
     """Committed parts as one table, to be scanned by column; page checksums are verified."""
 
-    def __init__(self, parts: list[Path]) -> None:
-        self.parts = parts
+    def __init__(self, parts: list[Path], shard_size: int) -> None:
+        self.parts, self.shard_size = parts, shard_size
         self._dataset = _scannable(parts)
 
     def to_table(self, **scan: Any) -> pa.Table:
@@ -77,6 +79,16 @@ class Rows:
         """
         with self._damage_named():
             return self._dataset.to_table(**scan)
+
+    def at(self, index: NDArray[np.int64], columns: list[str]) -> pa.Table:
+        """Columns of the rows at plan positions (n,), in planned order; other parts stay closed.
+
+        Raises:
+            DataError: as `to_table`.
+        """
+        shards = np.unique(index // self.shard_size).tolist() or [0]
+        some = Rows([self.parts[shard] for shard in shards], self.shard_size)
+        return some.to_table(columns=columns, filter=ds.field("index").isin(pa.array(index)))
 
     def to_batches(self, **scan: Any) -> Iterator[pa.RecordBatch]:
         """As `to_table`, in pieces that need little memory, however slowly they are taken.
@@ -263,7 +275,7 @@ def rows(run: RunFolder, setup: Setup) -> Rows:
             f"{len(missing)} of {setup.n_shards} parts are missing (first: part-{missing[0]:05d}); "
             "run the explain stage first"
         )
-    return Rows([run.part(shard) for shard in range(setup.n_shards)])
+    return Rows([run.part(shard) for shard in range(setup.n_shards)], setup.shard_size)
 
 
 def sweep(run: RunFolder) -> None:

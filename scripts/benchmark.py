@@ -43,6 +43,7 @@ from tqdm import tqdm
 
 from pipeline import dataset, ops, precision
 from pipeline.errors import AuditError
+from pipeline.model.device import pick_device
 
 CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("grad-cam", "torchcam", "captum")
@@ -119,7 +120,7 @@ def aligned(rows: list[list[str]]) -> str:
 
 def hardware(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures were measured on."""
-    device = ops.pick_device(args.device)
+    device = pick_device(args.device)
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -223,7 +224,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--memory", action="store_true", help="only how camaudit's memory grows with the images")
     add("--alone", type=Path, help=argparse.SUPPRESS)  # the child of --memory
     args = parser.parse_args(argv)
-    fastest = precision.fastest(ops.pick_device(args.device))
+    fastest = precision.fastest(pick_device(args.device))
     args.precision = args.precision or ([FP32, BF16] if fastest == BF16 else [FP32])
     return args
 

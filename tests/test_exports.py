@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_report import GRID, NASTY, SIZE, flat, make_run
+from small_run import GRID, NASTY, SIZE, flat, make_run
 
 from pipeline import pictures, store
 from pipeline.commands import export
@@ -234,7 +234,7 @@ def framed(
 ) -> Any:
     """A heatmap in the frame of its whole picture."""
     setup = Setup("", {}, {}, [], heatmap.shape, 0, preprocess, 0, 1)
-    review = Review("", setup, SUSPECTS.empty_table(), Rows([]))
+    review = Review("", setup, SUSPECTS.empty_table(), Rows([], 1))
     row = {"heatmap": heatmap.ravel(), "image_height": size[0], "image_width": size[1]}
     return review.heat(row, side)
 

@@ -16,6 +16,7 @@ import pytest
 from pipeline import ops
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NotFinished, Stopped
+from pipeline.model.device import pick_device
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_without_a_terminal_progress_is_log_lines(
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta:x"])
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        ops.pick_device(name)
+        pick_device(name)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

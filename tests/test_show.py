@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from rich.cells import cell_len
-from test_report import NASTY, make_run
+from small_run import NASTY, make_run
 
 from pipeline import store
 from pipeline.commands import cells, show, terminal

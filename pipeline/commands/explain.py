@@ -27,7 +27,7 @@ from pipeline.errors import AuditError, ConfigError, DataError, close_names
 from pipeline.explanation import explain
 from pipeline.figures import panels
 from pipeline.model import Classifier
-from pipeline.ops import pick_device
+from pipeline.model.device import pick_device
 from pipeline.pictures import Box, Rgb, colormap_code, coloured, overlay, spread
 from pipeline.schema import Setup
 from pipeline.sources import open_source

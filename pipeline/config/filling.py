@@ -140,6 +140,7 @@ LEAST = {
     "analysis.permutations": 1,
     "analysis.max_suspects": 0,
     "report.suspects": 0,
+    "report.examples": 0,
     "report.thumbnail": 16,
 }
 SHARES = ("data.max_error_rate", "analysis.fdr", "analysis.min_effect", "report.alpha", "alpha")

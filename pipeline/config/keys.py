@@ -159,8 +159,9 @@ class RankConfig:
 class ReportConfig:
     """What the report shows."""
 
-    suspects: int = 200
-    thumbnail: int = 224
+    suspects: int = 1000
+    examples: int = 400
+    thumbnail: int = 448
     colormap: str = "viridis"
     alpha: float = 0.5
 

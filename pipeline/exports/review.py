@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipeline import store
 from pipeline.errors import DataError
@@ -80,12 +79,9 @@ class Review:
             DataError: where the suspects were not found in these parts.
         """
         wanted = self.suspects["index"].to_numpy()
-        shards = np.unique(wanted // self.setup.shard_size).tolist() or [0]
-        if shards[-1] >= len(self.rows.parts):
+        if len(wanted) and wanted.max() // self.rows.shard_size >= len(self.rows.parts):
             raise _stale(self.rows)
-        some = Rows([self.rows.parts[shard] for shard in shards])
-        columns = list(dict.fromkeys(["index", "image_id", *names]))
-        found = some.to_table(columns=columns, filter=ds.field("index").isin(pa.array(wanted)))
+        found = self.rows.at(wanted, list(dict.fromkeys(["index", "image_id", *names])))
         if found.num_rows != len(np.unique(wanted)):
             raise _stale(self.rows)
         rows = found.take(pa.array(np.searchsorted(found["index"].to_numpy(), wanted)))

@@ -16,8 +16,8 @@ from pipeline.schema import FOCUS
 
 CATEGORIES = ("label", "prediction", "kind", "finding_id")
 """Columns that Spotlight filters and colours by."""
-SIDE = 128
-"""Longer side, in pixels, of a heatmap without a picture under it."""
+SIDE = 160
+"""Longer side, in pixels, of the heatmaps."""
 BATCH = 256
 """Suspects whose pictures are in memory at a time."""
 
@@ -94,5 +94,6 @@ def _heatmap(
     if picture is None:
         return pictures.webp(pictures.coloured(review.heat(row, SIDE), colormap))
     whole = np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB))
+    whole = pictures.for_display(np.asarray(whole, np.uint8), SIDE)
     heat = review.heat(row, max(whole.shape))
     return pictures.webp(pictures.overlay(whole, heat, alpha, colormap=colormap))

@@ -59,8 +59,7 @@ class Pool:
 
     def log_probs(self, model: Opinion, probe: Opinion) -> Opinion:
         """Pooled log-probabilities (n, K)."""
-        scores = self.model * model + self.probe * probe
-        pooled: Opinion = scores - special.logsumexp(scores, axis=1, keepdims=True)
+        pooled: Opinion = special.log_softmax(self.model * model + self.probe * probe, axis=1)
         return pooled
 
     def of_labels(self, model: Opinion, probe: Opinion, labels: Ints) -> Floats:

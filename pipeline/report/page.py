@@ -1,146 +1,77 @@
-"""The page: what it shows as plain values, and the template that writes it."""
+"""Templates to files: HTML pages, and data files that a page loads from disk or any web server.
+
+Everything that a template shows is escaped; names come from the dataset. A data file is a script
+that hands over one JSON value, as a page opened from disk may load nothing else.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-NONE = "–"
-ASSETS = ("style.css", "script.js")
+from pipeline.report import words
+
+ASSETS = ("data.js", "tables.js", "suspects.js", "viewer.js", "review.js")
 
 
-@dataclass(frozen=True)
-class Image:
-    """A picture file: its address relative to the page, and its size in pixels."""
+class Pages:
+    """The folder of a report, and how its files are written."""
 
-    src: str
-    width: int
-    height: int
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = Environment(
+            loader=PackageLoader("pipeline.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        told = (words.percent, words.count, words.number, words.place, words.words, words.duration)
+        self.environment.filters |= {function.__name__: function for function in told}
+        self.environment.globals |= {
+            "plural": words.plural,
+            "NONE": words.NONE,
+            "KINDS": words.KINDS,
+            "MARKS": words.MARKS,
+            "FOCUS": words.FOCUS,
+            "VERDICTS": words.VERDICTS,
+        }
 
+    def rendered(self, template: str, **values: Any) -> str:
+        """A template filled in."""
+        return self.environment.get_template(f"{template}.html.j2").render(values)
 
-@dataclass(frozen=True)
-class View:
-    """An image as the page shows it.
+    def write(self, path: str, template: str, **values: Any) -> None:
+        """Write a page.
 
-    picture is what the model saw; pred and label are the same under the heatmaps of the predicted
-    and the given class, None where there is no such map; pred_place and label_place say in words
-    where they are hottest. problem says why there is no picture.
-    """
+        Raises:
+            OSError: disk full, folder gone.
+        """
+        up = "../" * path.count("/")
+        self._file(path).write_text(
+            self.rendered(template, up=up, **values), encoding="utf-8", errors="replace"
+        )
 
-    image_id: str
-    problem: str | None = None
-    picture: Image | None = None
-    pred: Image | None = None
-    pred_place: str = ""
-    label: Image | None = None
-    label_place: str = ""
+    def write_data(self, name: str, value: Any) -> None:
+        """Write data/NAME.js, which hands `value` to the page; ASCII, whatever the value holds."""
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        path = self._file(f"data/{name}.js")
+        path.write_text(f"camaudit.receive({json.dumps(name)},{text});\n", encoding="ascii")
 
+    def write_assets(self, alpha: float) -> None:
+        """Write style and scripts; alpha is the opacity that heat begins with."""
+        assets = resources.files("pipeline.report").joinpath("assets")
+        for name in ASSETS:
+            (self.folder / name).write_bytes(assets.joinpath(name).read_bytes())
+        style = assets.joinpath("style.css").read_text(encoding="utf-8")
+        text = f"{style}\n:root {{ --alpha: {alpha:g}; }}\n"
+        (self.folder / "style.css").write_text(text, encoding="utf-8")
 
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows.
-
-    findings, suspects and classes are rows of their tables, with `views` (a list of (View,
-    reliance or None)), `view` (a View) and `picture` (an Image or None) added. reasons are
-    (error text, number of images), errors the first of (image id, error text). tried says in words
-    what was searched; facts and seconds are shown as they are.
-    """
-
-    run_id: str
-    date: str
-    counts: dict[str, int]
-    accuracy: float | None
-    warnings: Sequence[str]
-    tried: str
-    findings: Sequence[dict[str, Any]]
-    suspects: Sequence[dict[str, Any]]
-    n_suspects: int
-    classes: Sequence[dict[str, Any]]
-    reasons: Sequence[tuple[str, int]]
-    errors: Sequence[tuple[str, str]]
-    facts: dict[str, Any]
-    seconds: dict[str, float]
-    versions: dict[str, str]
-    legend: Image
-
-
-KINDS = {
-    "label_error": "The image speaks for another class than the given one: check the label.",
-    "shortcut": "The prediction rests on a cue that a finding has exposed.",
-    "atypical_focus": "The model looked elsewhere than it usually does for this class.",
-    "no_evidence": "The heatmap is empty: nothing in the picture speaks for the prediction.",
-    "ambiguous": "Two classes are nearly as likely.",
-}
-"""What the kinds of suspects mean."""
-
-VERDICTS = ("confirmed", "suspected")
-"""Verdicts that have a colour of their own."""
-
-
-def write(folder: Path, report: Report) -> None:
-    """Write index.html with its style and script into a folder; pictures are there already.
-
-    Raises:
-        OSError: disk full, folder gone.
-    """
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "count": count, "number": number, "words": words}
-    environment.globals |= {"plural": plural, "kinds": KINDS, "known_verdicts": VERDICTS}
-    html = environment.get_template("index.html.j2").render(
-        report=report, verdict=verdict(report), NONE=NONE
-    )
-    (folder / "index.html").write_text(html, encoding="utf-8")
-    for name in ASSETS:
-        (folder / name).write_bytes(resources.files("pipeline.report").joinpath(name).read_bytes())
-
-
-def verdict(report: Report) -> str:
-    """The outcome in one line: shortcuts, suspects, images without a result."""
-    if report.counts["planned"] == report.counts["error"]:
-        return "No image could be audited"
-    found = Counter(finding["verdict"] for finding in report.findings)
-    parts = [plural(number, f"{name} shortcut") for name, number in sorted(found.items())]
-    parts = parts or ["No shortcut found"]
-    parts.append(plural(report.n_suspects, "suspect") if report.n_suspects else "no suspects")
-    if report.counts["error"]:
-        parts.append(f"{plural(report.counts['error'], 'image')} could not be audited")
-    return ", ".join(parts)
-
-
-def plural(number: int, noun: str) -> str:
-    """1 image, 2,000 images."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] with one decimal, or a dash."""
-    return NONE if share is None else f"{share:.1%}"
-
-
-def count(value: int | None) -> str:
-    """A whole number with its thousands parted, or a dash."""
-    return NONE if value is None else f"{value:,}"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, small ones as a bound, or a dash."""
-    if value is None:
-        return NONE
-    return "< 0.001" if 0 <= value < 0.001 else f"{value:.3g}"
-
-
-def words(name: str) -> str:
-    """label_error as label error."""
-    return name.replace("_", " ")
+    def _file(self, path: str) -> Path:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file

@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import torchvision
-from torch.utils.data import IterableDataset
-
 from pipeline import factory
 from pipeline.config import CustomDataset, TorchvisionDataset
 from pipeline.decode import to_rgb
@@ -84,8 +81,10 @@ def custom_dataset(config: CustomDataset, _max_pixels: int) -> Source:
     """
     dataset = factory.build("dataset.factory", config.factory, config.factory_args)
     kind = type(dataset)
-    if not (hasattr(kind, "__getitem__") and hasattr(kind, "__len__")) or isinstance(
-        dataset, str | bytes | Mapping | IterableDataset
+    if (
+        not (hasattr(kind, "__getitem__") and hasattr(kind, "__len__"))
+        or isinstance(dataset, str | bytes | Mapping)
+        or _is_stream(kind)
     ):
         raise ConfigError(
             f"dataset.factory: {config.factory} returned a {kind.__name__}, "
@@ -94,8 +93,14 @@ def custom_dataset(config: CustomDataset, _max_pixels: int) -> Source:
     return _map_style(dataset, config.factory)
 
 
+def _is_stream(kind: type) -> bool:
+    """Whether a class is an IterableDataset of PyTorch, which takes seconds to import."""
+    return any(base.__name__ == "IterableDataset" for base in kind.__mro__)
+
+
 def _torchvision_class(name: str) -> Any:
-    datasets = torchvision.datasets
+    from torchvision import datasets  # noqa: PLC0415 - slow, and large in memory
+
     kind = getattr(datasets, name, None)
     if inspect.isclass(kind) and issubclass(kind, datasets.VisionDataset):
         return kind

@@ -26,7 +26,8 @@ from pipeline.batching import Halving
 from pipeline.config import Config
 from pipeline.dataset import Batch
 from pipeline.model import Classifier
-from pipeline.ops import Journal, pick_device, progress
+from pipeline.model.device import pick_device
+from pipeline.ops import Journal, progress
 from pipeline.rows import Explained
 from pipeline.sources import open_source
 from pipeline.sources.source import Source

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
 from pipeline import columns, store
 from pipeline.columns import NO_CLASS
@@ -60,9 +59,9 @@ def run(config: Config, _journal: Journal) -> None:
     for batch in _batches(rows, setup, suspects.COLUMNS):
         score = evidence.scores(batch).max(axis=1)
         leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
-    kept = _at(rows, leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
+    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
     ranked = suspects.table(leaders, kept, evidence)
-    pictures = _at(rows, leaders.index, ["index", *decisions.PICTURE])
+    pictures = rows.at(leaders.index, ["index", *decisions.PICTURE])
     reviewed = decisions.apply(ranked, pictures, decided, plan.table["image_id"], most)
     store.write(reviewed.suspects, folder.analysis("suspects"))
     store.write(reviewed.decisions, folder.analysis("decisions"))
@@ -97,7 +96,7 @@ def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
     table = rows.to_table(columns=["index", "pred_index"], filter=OK)
     chosen = columns.sample(columns.classes(table, "pred_index"), per_class, seed)
     index = columns.classes(table, "index")[chosen]
-    sample = _at(rows, index, ["pred_index", *focus_outliers.WORDS])
+    sample = rows.at(index, ["pred_index", *focus_outliers.WORDS])
     return focus_outliers.learn(*suspects.focus(sample), len(setup.class_names), table.num_rows)
 
 
@@ -106,12 +105,7 @@ def _labelled_sample(rows: Rows, setup: Setup, seed: int) -> pa.Table:
     index = columns.classes(labelled, "index")
     most = min(FIT_ROWS, CELLS // len(setup.class_names))
     drawn = np.random.default_rng(seed).permutation(len(index))[:most]
-    return _at(rows, index[drawn], label_errors.COLUMNS)
-
-
-def _at(rows: Rows, index: NDArray[np.int64], names: list[str]) -> pa.Table:
-    """Rows at the given plan positions, in planned order."""
-    return rows.to_table(columns=names, filter=ds.field("index").isin(pa.array(index)))
+    return rows.at(index[drawn], label_errors.COLUMNS)
 
 
 def _batches(rows: Rows, setup: Setup, names: list[str]) -> Iterator[pa.Table]:

@@ -33,7 +33,8 @@ import pyarrow.dataset as ds
 from pipeline import model, precision, store
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.ops import Journal, pick_device
+from pipeline.model.device import pick_device
+from pipeline.ops import Journal
 from pipeline.proof import findings, sanity
 from pipeline.proof.bench import Bench
 from pipeline.proof.case import Case, set_hurdles

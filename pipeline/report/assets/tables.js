@@ -1,31 +1,5 @@
-// Filters the suspects and sorts the classes. Without it the page shows everything.
+// Sorts tables by the column that is clicked, and copies texts. Without it the pages show everything.
 "use strict";
-
-function makeFilter(form) {
-  const items = [...document.querySelectorAll(".suspect")].map((node) => ({
-    node,
-    text: node.textContent.toLowerCase(),
-  }));
-  const apply = () => {
-    const wanted = Object.fromEntries(new FormData(form));
-    const text = wanted.text.trim().toLowerCase();
-    let shown = 0;
-    for (const item of items) {
-      const { kind, label, pred } = item.node.dataset;
-      const fits =
-        (!wanted.kind || kind === wanted.kind) &&
-        (!wanted.class || label === wanted.class || pred === wanted.class) &&
-        item.text.includes(text);
-      item.node.hidden = !fits;
-      shown += fits;
-    }
-    form.querySelector("output").textContent = `${shown} of ${items.length} shown`;
-  };
-  form.addEventListener("input", apply);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.hidden = false;
-  apply(); // a reloaded page may come back with a choice made
-}
 
 function cellKey(row, column) {
   const cell = row.cells[column];
@@ -60,6 +34,23 @@ function makeSortable(table) {
   });
 }
 
-const form = document.querySelector("#filter");
-if (form) makeFilter(form);
+async function copy(button) {
+  const text = button.dataset.copy;
+  const words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    // No clipboard for pages from disk in this browser: the text is selected instead.
+    const code = button.parentElement.querySelector("code");
+    getSelection().selectAllChildren(code);
+    button.textContent = "Selected: press Ctrl+C";
+  }
+  setTimeout(() => (button.textContent = words), 2000);
+}
+
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+document.addEventListener("click", (event) => {
+  const button = event.target.closest(".copy");
+  if (button) copy(button);
+});

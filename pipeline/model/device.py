@@ -1,0 +1,30 @@
+"""Where a model runs."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.config import AUTO
+from pipeline.errors import ConfigError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of the settings; auto takes a GPU where there is one.
+
+    On a GPU float32 means float32, not TF32, and the same input gives the same numbers.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    if wanted == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return device
