@@ -306,7 +306,7 @@ def test_the_mean_picture_is_the_mean_of_what_was_seen(tmp_path: Path) -> None:
 def test_classes_have_pages_with_their_confusions(tmp_path: Path) -> None:
     config = make_run(tmp_path, names=["w", "x", "y", "z"], failed=())
     seen = make_report(config)
-    assert len([name for name in seen.pages if name.startswith("classes/")]) == 4
+    assert len([name for name in seen.pages if name.startswith("classes/")]) == 4 + 1
     rows = store.rows(
         RunFolder(config.folder), store.read_plan(RunFolder(config.folder)).setup
     ).to_table(columns=["label", "pred"])
@@ -602,3 +602,30 @@ def test_durations_are_told_in_their_units(seconds: float, text: str) -> None:
 )
 def test_plurals(number: int, noun: str, text: str) -> None:
     assert words.plural(number, noun) == text
+
+
+def test_of_many_findings_the_first_are_cards_and_all_have_pages(tmp_path: Path) -> None:
+    config = make_run(tmp_path, names=["w", "x", "y", "z"])
+    run = RunFolder(config.folder)
+    (finding,) = store.read(run.analysis("findings")).to_pylist()
+    ids = store.read_plan(run).table["image_id"].to_pylist()
+    rows = [
+        {**finding, "finding_id": f"f{i}", "example_ids": [ids[i % 4]], "summary": f"number {i}."}
+        for i in range(25)
+    ]
+    members = [
+        {"finding_id": f"f{i}", "index": i % 4, "image_id": ids[i % 4], "reliance": None}
+        for i in range(25)
+    ]
+    for name, made in (("findings", rows), ("members", members)):
+        schema = store.read(run.analysis(name)).schema
+        store.write(pa.Table.from_pylist(made, schema), run.analysis(name))
+    config.report.suspects = config.report.examples = 0
+    seen = make_report(config)
+    articles = [tag for tag, _ in seen.index.elements].count("article")
+    assert articles == 20
+    assert "5 more findings" in seen.text
+    assert "number 24." in seen.text
+    for number in (1, 25):
+        assert f"number {number - 1}." in seen.pages[f"findings/{number}.html"].text
+        assert ids[(number - 1) % 4] in seen.pages[f"findings/{number}.html"].text

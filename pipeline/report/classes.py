@@ -21,8 +21,8 @@ MATRIX = 30
 """Classes that a confusion matrix shows."""
 PAIRS = 30
 """Most frequent confusions that are listed."""
-IN_TABLE = 1000
-"""Classes in the table of the first page."""
+IN_TABLE = 200
+"""Classes in the table of the first page; a page of its own has all of them."""
 
 
 @dataclass(frozen=True)

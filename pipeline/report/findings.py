@@ -16,7 +16,7 @@ from pipeline.report.words import percent
 
 Row = dict[str, Any]
 
-CARDS = 50
+CARDS = 20
 """Findings that are shown on the first page; the others have pages of their own only."""
 EXAMPLES = 8
 MEAN_OF = 32

@@ -202,6 +202,7 @@ class Site:
             for name in {suspect.row["label"], suspect.row["pred"]}:
                 of_class.setdefault(name, []).append(suspect)
         ids = self._ids(index for some in shown.examples.values() for index in some)
+        self.pages.write("classes/index.html", "classes_page", classes=shown.classes, **common)
         for place, view in enumerate(shown.classes):
             name = view.row["class_name"]
             self.pages.write(
