@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline import store
 from pipeline.__main__ import audit
-from pipeline.commands import explain
+from pipeline.commands import explain, one_image
 from pipeline.config import Config, ExplainConfig, conf_dir
 from pipeline.errors import AuditError, ConfigError, DataError
 from pipeline.store import RunFolder
@@ -82,7 +82,7 @@ def explained(*arguments: str) -> list[str]:
     """What the command prints, in this process."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("explain", [explain.quoted(argument) for argument in arguments])
-    return list(explain.run(*explain.settings(composed)))
+    return list(one_image.run(*one_image.settings(composed)))
 
 
 def written(lines: list[str]) -> list[Path]:
@@ -100,13 +100,16 @@ def test_the_heatmap_is_the_one_of_the_run_to_the_last_bit(
     configure: Configure, photos: Path, model: list[str], precision: str
 ) -> None:
     wanted = [f"precision={precision}", *model]
-    config = configure(f"dataset.root={photos}", *wanted, "stages=[explain]")
+    small = ["stages=[explain]", "loader.batch_size=8"]
+    config = configure(f"dataset.root={photos}", *wanted, *small)
     audit(config)
     rows = rows_of(config)
     assert len(rows) == 6
     for name, row in rows.items():
         assert row["status"] == "ok", row["error"]
-        paths = written(explained(f"image={photos}/{name}", *wanted, "separate=true"))
+        paths = written(
+            explained(f"image={photos}/{name}", *wanted, "batch_size=8", "separate=true")
+        )
         (numbers,) = (path for path in paths if path.suffix == ".npy")
         heatmap = np.load(numbers)
         assert numbers.name == f"{Path(name).stem}-explained-{row['pred_index']}.npy"
@@ -173,13 +176,13 @@ def test_the_panels_are_at_the_own_size_of_the_upright_picture(
 )
 def test_classes_are_found_as_people_write_them(wanted: Any, classes: list[int]) -> None:
     probs = np.array([0.3, 0.1, 0.4, 0.15, 0.05], np.float32)
-    assert explain.wanted_classes(wanted, NAMES, probs) == classes
+    assert one_image.wanted_classes(wanted, NAMES, probs) == classes
 
 
 @pytest.mark.parametrize("wanted", ["cta", "5", "-1", "top0", "", "3.5"])
 def test_a_class_that_is_none_is_refused_with_close_names(wanted: str) -> None:
     with pytest.raises(ConfigError, match=r"neither top, an output from 0 to 4.*close names"):
-        explain.wanted_classes(wanted, NAMES, np.ones(5, np.float32))
+        one_image.wanted_classes(wanted, NAMES, np.ones(5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -226,24 +229,36 @@ def test_what_cannot_be_used_is_named(
     assert (photos / "photo.jpg").read_bytes() == before
 
 
-def test_the_real_command_and_its_help(photos: Path, model: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.commands.explain"]
+def test_an_image_must_be_given(model: list[str]) -> None:
+    with pytest.raises(ConfigError, match="image: must be given"):
+        explained(*model)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
+def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real command, to its end."""
+    command = [sys.executable, "-m", "pipeline.commands.explain", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_real_command_writes_one_picture_and_nothing_else(
+    photos: Path, model: list[str], tmp_path: Path
+) -> None:
     before = set(tmp_path.iterdir())
-    done = run("image=photos/turned.jpg", *model, "class=Egyptian cat")
+    done = ran("image=photos/turned.jpg", *model, "class=Egyptian cat", "batch_size=1")
     assert done.returncode == 0, done.stderr
     assert "written: turned-explained.png" in done.stdout
     assert {path.name for path in set(tmp_path.iterdir()) - before} == {"turned-explained.png"}
-    missing = run(*model)
-    assert missing.returncode == 1
-    assert "image: must be given" in missing.stderr
-    unreadable = run("image=net.py", *model)
-    assert unreadable.returncode == 3
+
+
+def test_the_real_command_ends_with_the_code_of_its_error(model: list[str]) -> None:
+    unreadable = ran("image=net.py", *model)
+    assert unreadable.returncode == DataError.exit_code == 3
     assert "damaged header" in unreadable.stderr
-    helped = run("--help")
+    assert "Traceback" not in unreadable.stderr
+
+
+def test_help_says_what_to_type() -> None:
+    helped = ran("--help")
     assert helped.returncode == 0
     assert "camaudit-explain image=cat.jpg model.name=vgg16 class='Egyptian cat'" in helped.stdout
 

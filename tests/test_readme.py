@@ -6,12 +6,19 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import skimage
+import torch
 from conftest import write_images
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from torchvision import models
 
 from pipeline.__main__ import audit
-from pipeline.config import Config
+from pipeline.commands import explain, one_image
+from pipeline.config import Config, conf_dir
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,8 +46,12 @@ def test_there_are_commands_to_try() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_readme_is_accepted(
-    line: str, configure: Callable[..., Config]
+    line: str, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/audit").mkdir(parents=True)
+    Path("outputs/audit/plan.parquet").touch()
+    Path("decisions.csv").touch()
     configure(*shlex.split(line)[1:])
 
 
@@ -62,10 +73,40 @@ def test_its_python_reads_the_tables(
     config.output_dir = str(tmp_path / "outputs")
     audit(config)
     monkeypatch.chdir(tmp_path)
-    python = blocks("python")
-    assert len(python) == 2
-    for block in python:
+    tables = [block for block in blocks("python") if "outputs/audit" in block]
+    assert len(tables) == 2
+    for block in tables:
         exec(block, {})
     printed = capsys.readouterr().out
     assert "reasons" in printed  # pandas, which leaves out columns where the screen is narrow
     assert "confidence" in printed  # DuckDB
+
+
+def test_its_python_explains_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights in the place of those that would be downloaded."""
+    with torch.device("meta"):
+        shapes = models.vgg16(weights=None).state_dict()
+    state = {name: torch.empty(each.shape).uniform_(-0.01, 0.02) for name, each in shapes.items()}
+    monkeypatch.setattr(models._api, "load_state_dict_from_url", lambda *_, **__: state)
+    monkeypatch.chdir(tmp_path)
+    cat = Path(skimage.__file__).parent / "data" / "chelsea.png"
+    Image.open(cat).save("cat.jpg")
+    (block,) = [block for block in blocks("python") if "panels" in block]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["heatmaps"].shape == (1, 14, 14)
+    assert names["laid_over"].shape == (300, 451, 3)
+    assert Image.open("panels.png").width > 700
+
+
+def test_every_command_that_explains_is_accepted() -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("camaudit-explain ")]
+    assert len(commands) >= 4
+    for line in commands:
+        arguments = [explain.quoted(each) for each in shlex.split(line, comments=True)[1:]]
+        kept = [each for each in arguments if not each.startswith("run=")]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("explain", [*kept, "model.name=vgg16"])
+        config, _ = one_image.settings(composed)
+        assert config.image
