@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -219,6 +220,7 @@ def progress(total: int, done: int) -> Iterator[Any]:
     yield advance
 
 
+@cache
 def versions() -> dict[str, str]:
     """What ran: camaudit, Python and the libraries that make the numbers."""
     found = {"camaudit": __version__, "python": platform.python_version()}

@@ -7,6 +7,7 @@ that hands over one JSON value, as a page opened from disk may load nothing else
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,32 +19,38 @@ from pipeline.report import words
 ASSETS = ("data.js", "tables.js", "suspects.js", "viewer.js", "review.js")
 
 
+@cache
+def _templates() -> Environment:
+    """Compiled once in a process."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    told = (words.percent, words.count, words.number, words.place, words.words, words.duration)
+    environment.filters |= {function.__name__: function for function in told}
+    environment.globals |= {
+        "plural": words.plural,
+        "NONE": words.NONE,
+        "KINDS": words.KINDS,
+        "MARKS": words.MARKS,
+        "FOCUS": words.FOCUS,
+        "VERDICTS": words.VERDICTS,
+    }
+    return environment
+
+
 class Pages:
     """The folder of a report, and how its files are written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = Environment(
-            loader=PackageLoader("pipeline.report"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        told = (words.percent, words.count, words.number, words.place, words.words, words.duration)
-        self.environment.filters |= {function.__name__: function for function in told}
-        self.environment.globals |= {
-            "plural": words.plural,
-            "NONE": words.NONE,
-            "KINDS": words.KINDS,
-            "MARKS": words.MARKS,
-            "FOCUS": words.FOCUS,
-            "VERDICTS": words.VERDICTS,
-        }
 
     def rendered(self, template: str, **values: Any) -> str:
         """A template filled in."""
-        return self.environment.get_template(f"{template}.html.j2").render(values)
+        return _templates().get_template(f"{template}.html.j2").render(values)
 
     def write(self, path: str, template: str, **values: Any) -> None:
         """Write a page.
