@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def build(n_classes=3):
 CLASSES = ("cat", "dog", "owl")
 
 
-@pytest.fixture(autouse=True)
+os.environ["OMP_NUM_THREADS"] = "1"  # of commands that are started; two test at a time
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Two processes test at a time, and the continuous integration has two cores."""
     torch.set_num_threads(1)

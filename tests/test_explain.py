@@ -238,10 +238,13 @@ def test_a_commit_that_fails_ends_the_stage() -> None:
 def test_commits_do_not_take_threads_from_the_model() -> None:
     torch.set_num_threads(2)  # conftest has set one
     seen: list[int] = []
-    with explain._in_background() as commit:
-        commit(lambda: seen.append(torch.get_num_threads()))
-    assert seen == [1]
-    assert torch.get_num_threads() == 2
+    try:
+        with explain._in_background() as commit:
+            commit(lambda: seen.append(torch.get_num_threads()))
+        assert seen == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 WIDE = """
