@@ -525,6 +525,8 @@ def test_the_layout_holds_long_names(
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto((folder / path).as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    headings = page.locator("thead th:visible").evaluate_all("all => all.map(n => n.clientHeight)")
+    assert max(headings, default=0) < 90  # their words stay whole
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] < 128")
     assert dark == (scheme == "dark")
     if path == "index.html":
@@ -635,7 +637,8 @@ def test_every_section_is_kept_as_a_picture(
     page.screenshot(path=ARTEFACTS / f"suspect-{scheme}-{kind}.png")
     for path, name in (("classes/6.html", "class"), ("findings/1.html", "finding")):
         page.goto((demo / "report" / path).as_uri())
-        page.wait_for_timeout(150)
-        page.screenshot(path=ARTEFACTS / f"{name}-{scheme}-{kind}.png")
+        page.evaluate("[...document.images].forEach((image) => { image.loading = 'eager'; })")
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        page.screenshot(path=ARTEFACTS / f"{name}-{scheme}-{kind}.png", full_page=True)
     seen.check()
     page.close()
