@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import ops, store, summary
+from pipeline import faults, ops, store, summary
 from pipeline.config import Config, conf_dir, load
 from pipeline.errors import AuditError, Stopped
 from pipeline.store import RunFolder
@@ -36,12 +36,14 @@ def audit(config: Config) -> None:
     Raises:
         AuditError: what ended the run.
     """
-    store.sweep(RunFolder(config.folder))
-    journal = ops.Journal(config)
+    with faults.told():
+        store.sweep(RunFolder(config.folder))
+        journal = ops.Journal(config)
     try:
-        for name in config.stages:
-            with journal.stage(name):
-                importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
+        with faults.told():
+            for name in config.stages:
+                with journal.stage(name):
+                    importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
         summary.tell(config, journal)
         summary.check_errors(config, journal)
     except Stopped as error:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -26,11 +27,13 @@ from tqdm import tqdm
 
 from pipeline import __version__, store
 from pipeline.config import Config, load
-from pipeline.errors import ConfigError, NotFinished, Stopped
+from pipeline.errors import AuditError, ConfigError, NotFinished, Stopped
 
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "hydra-core")
+LEAST_SPACE = 2**17
+"""Bytes that the settings and the log of an attempt may need."""
 LOG_EVERY = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
@@ -53,8 +56,10 @@ class Preflight(Callback):
         """Exit with 1 and a plain message where a setting cannot be used."""
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
-            make_folder(load(own).folder)
-        except ConfigError as error:
+            settings = load(own)
+            make_folder(settings.folder)
+            check_space(settings.folder)
+        except AuditError as error:
             sys.stderr.write(f"{error}\n")
             sys.exit(error.exit_code)
 
@@ -128,11 +133,15 @@ class Journal:
             "config": self.config,
             "attempts": [*self.attempts, asdict(self.attempt)],
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-        store.sync(draft)
-        draft.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+            store.sync(draft)
+            draft.replace(self.path)
+        except OSError as error:  # on a full disk it is the tables that tell
+            log.warning("%s cannot be written: %s", self.path, error.strerror)
+            draft.unlink(missing_ok=True)
 
     def _earlier(self) -> dict[str, Any]:
         """What earlier attempts left; one that still says running was killed."""
@@ -158,6 +167,16 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"output_dir: {folder} cannot be written")
+
+
+def check_space(folder: Path) -> None:
+    """See that a run can at least be begun.
+
+    Raises:
+        NotFinished: where the disk is full.
+    """
+    if shutil.disk_usage(folder).free < LEAST_SPACE:
+        raise NotFinished(f"{folder}: the disk is full; make space and run the same command again")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import seal
 from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.schema import Setup
 
@@ -134,6 +135,7 @@ def write(table: pa.Table, path: Path) -> None:
         pq.write_table(
             stored, draft, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
         )
+        seal.close(draft)
         keys = table.column_names[:2]
         if not read(draft, keys).equals(table.select(keys)):
             raise DataError(f"{path}: what was written reads back as something else")
@@ -185,7 +187,7 @@ def sync(path: Path) -> None:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A committed table, its page checksums verified.
+    """A committed table, its digest and page checksums verified.
 
     Raises:
         NotFinished: where the stage that writes it has not run.
@@ -194,6 +196,8 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
     try:
+        if seal.is_whole(path) is False:
+            raise ValueError("its bytes are not those that were written")
         # partitioning: older pyarrow takes a folder called a=b for a column
         return pq.read_table(
             path, columns=columns, page_checksum_verification=True, partitioning=None
@@ -259,8 +263,27 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
 
 
 def missing_shards(run: RunFolder, setup: Setup) -> list[int]:
-    """Shards that have no committed part yet."""
+    """Shards that have no committed part yet, as their footers say."""
     return [shard for shard in range(setup.n_shards) if not is_committed(run, setup, shard)]
+
+
+def verify(run: RunFolder, setup: Setup) -> list[int]:
+    """Shards whose part is missing or not as it was committed; every byte is read again."""
+    return [
+        shard
+        for shard in range(setup.n_shards)
+        if not (_is_sealed(run.part(shard)) and is_committed(run, setup, shard))
+    ]
+
+
+def _is_sealed(part: Path) -> bool:
+    """Whether a part is whole, before anything parses it; one that is missing says nothing."""
+    if not part.is_file():
+        return False
+    whole = seal.is_whole(part)
+    if not whole:
+        log.warning("%s is damaged and is computed again: its bytes changed", part)
+    return bool(whole)
 
 
 def rows(run: RunFolder, setup: Setup) -> Rows:

@@ -197,11 +197,8 @@ class TestRead:
     @pytest.mark.parametrize("column", [0, 1, 2])
     def test_a_flipped_bit_is_noticed(self, run: RunFolder, column: int) -> None:
         flip(run.part(1), page(run.part(1), column))
-        with pytest.raises(DataError, match=r"part-00001\.parquet is damaged: .*(CRC|page)"):
+        with pytest.raises(DataError, match=r"part-00001\.parquet is damaged: its bytes are not"):
             store.read(run.part(1))
-        names = part(SETUP, 1).column_names
-        others = [name for name in names if name != names[column]]
-        assert store.read(run.part(1), others).num_rows == 4
 
     def test_a_file_cut_anywhere_is_noticed(self, run: RunFolder) -> None:
         data = run.part(0).read_bytes()

@@ -60,7 +60,7 @@ def run(config: Config, journal: Journal) -> None:
     """
     job = prepare(config, journal)
     setup = job.plan.setup
-    missing = store.missing_shards(job.run, setup)
+    missing = store.verify(job.run, setup)
     todo = sum(len(setup.rows(shard)) for shard in missing)
     log.info("%d images to explain, %d are done", todo, setup.n_images - todo)
     if missing:

@@ -1,0 +1,54 @@
+"""The digest in a Parquet file: whatever changes, it is noticed; readers of Parquet see nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import seal
+
+TABLE = pa.table({"index": range(50), "name": [f"n{i}" for i in range(50)], "x": np.arange(50.0)})
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    path = tmp_path / "a=b" / "table.parquet"
+    path.parent.mkdir()
+    pq.write_table(TABLE, path, write_page_checksum=True)
+    seal.close(path)
+    return path
+
+
+def test_every_flipped_bit_is_noticed(sealed: Path) -> None:
+    content = sealed.read_bytes()
+    assert seal.is_whole(sealed) is True
+    unnoticed = []
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        sealed.write_bytes(changed)
+        if seal.is_whole(sealed):
+            unnoticed.append(place)
+    assert unnoticed == []
+
+
+def test_every_truncation_is_noticed(sealed: Path) -> None:
+    content = sealed.read_bytes()
+    for length in range(0, len(content), 3):
+        sealed.write_bytes(content[:length])
+        assert not seal.is_whole(sealed)
+
+
+def test_readers_of_parquet_see_the_table_alone(sealed: Path) -> None:
+    assert pq.read_table(sealed, page_checksum_verification=True, partitioning=None).equals(TABLE)
+    assert duckdb.sql(f"select sum(x) from '{sealed}'").fetchall() == [(1225.0,)]
+
+
+def test_a_file_that_was_never_closed_says_so(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "plain.parquet")
+    assert seal.is_whole(tmp_path / "plain.parquet") is None
