@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -18,6 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.config import AUTO
+from pipeline.decode import DecodeError
 from pipeline.errors import ConfigError, some
 from pipeline.schema import Setup, plan_schema
 from pipeline.sources.source import Picture, Source, numbered
@@ -69,8 +77,17 @@ def match_classes(
     return names, _one_each(outputs, names), []
 
 
-def make_plan(source: Source, label_index: dict[str, int], shard_size: int) -> pa.Table:
-    """One row per image, in the source's order (plan_schema)."""
+def make_plan(
+    source: Source, label_index: dict[str, int], shard_size: int, *, content: bool = False
+) -> pa.Table:
+    """One row per image, in the source's order (plan_schema).
+
+    Args:
+        source: what is to be planned.
+        label_index: output of each label.
+        shard_size: images of a part.
+        content: whether images are told unchanged by their content.
+    """
     n_images = len(source.image_ids)
     indices = [None if label is None else label_index[label] for label in source.labels]
     columns = [
@@ -79,11 +96,37 @@ def make_plan(source: Source, label_index: dict[str, int], shard_size: int) -> p
         pa.array(indices, pa.int32()),
         pa.array(source.labels, pa.string()),
         pa.array(np.arange(n_images) // shard_size, pa.int32()),
+        pa.array(_versions(source, content=content), pa.string()),
     ]
     if source.metadata is None:
         return pa.Table.from_arrays(columns, schema=plan_schema())
     metadata = source.metadata.to_struct_array()
     return pa.Table.from_arrays([*columns, metadata], schema=plan_schema(metadata.type))
+
+
+def _versions(source: Source, *, content: bool) -> list[str | None]:
+    """What tells each picture from an earlier one; files are asked side by side."""
+    n_images = len(source.image_ids)
+    version = source.version
+    if version is None:
+        if not content:
+            return [None] * n_images
+        version = partial(_pixels, source.read)
+    with ThreadPoolExecutor(workers(AUTO)) as pool:
+        return list(pool.map(partial(version, content=content), range(n_images), chunksize=64))
+
+
+def _pixels(read: Callable[[int], Picture], index: int, content: bool) -> str | None:  # noqa: FBT001
+    """Hash of a picture and its object; None of one that cannot be read."""
+    assert content
+    try:
+        picture = read(index)
+    except Exception:  # noqa: BLE001 - as in Fitted, where it becomes an error row
+        return None
+    digest = hashlib.sha256(repr(picture.pixels.shape).encode())
+    for pixels in picture:
+        digest.update(b"" if pixels is None else np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -121,12 +164,15 @@ class Sample:
 class Fitted(Dataset[Any]):
     """The pictures of a source, fitted to the model's input; a bad one becomes an error."""
 
-    def __init__(self, read: Callable[[int], Picture], fit: Fit) -> None:
-        self.read, self.fit = read, fit
+    def __init__(
+        self, read: Callable[[int], Picture], fit: Fit, timeout: float | None = None
+    ) -> None:
+        self.read, self.fit, self.timeout = read, fit, timeout
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            picture = self.read(index)
+            with _in_time(self.timeout):
+                picture = self.read(index)
             height, width = picture.pixels.shape[:2]
             marked = None
             if picture.object is not None:
@@ -136,17 +182,27 @@ class Fitted(Dataset[Any]):
             return Sample(index, error=describe(error))
 
 
-def make_loader(
-    read: Callable[[int], Picture],
-    fit: Fit,
-    setup: Setup,
-    shards: list[int],
-    n_workers: int,
-    *,
-    pin: bool = False,
-) -> DataLoader[Batch]:
-    """Batches of the given shards, in order; a batch never holds images of two shards."""
-    return load(read, fit, list(_batches(setup, shards)), n_workers, pin=pin)
+@contextmanager
+def _in_time(seconds: float | None) -> Iterator[None]:
+    """Interrupt what waits too long, in the main thread of a process, where signals arrive.
+
+    Raises:
+        DecodeError: after so many seconds.
+    """
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        raise DecodeError(f"not read within {seconds:g} s")
+
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def load(
@@ -156,10 +212,14 @@ def load(
     n_workers: int,
     *,
     pin: bool = False,
+    timeout: float | None = None,
 ) -> DataLoader[Batch]:
-    """The images at the given positions, batch by batch, decoded in n_workers processes."""
+    """The images at the given positions, batch by batch, decoded in n_workers processes.
+
+    An image that takes longer than `timeout` seconds to be read is an error.
+    """
     return DataLoader(
-        Fitted(read, fit),
+        Fitted(read, fit, timeout),
         batch_sampler=batches,  # type: ignore[arg-type]  # ranges take no memory, and will do
         num_workers=n_workers,
         collate_fn=collate,
@@ -169,6 +229,23 @@ def load(
         # What the parent has loaded, a child must have too: a factory's module has no other way in.
         multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
     )
+
+
+def batches(wanted: Mapping[int, Sequence[int]], setup: Setup) -> list[Sequence[int]]:
+    """The wanted positions of shards, as batches.
+
+    A batch holds images of one shard. Where a few images of a shard are wanted, which would cost as
+    much as a whole batch, those of several shards are put together, after all others.
+    """
+    groups: list[Sequence[int]] = []
+    few: list[int] = []
+    for shard, positions in wanted.items():
+        if len(positions) == len(setup.rows(shard)):
+            groups.append(positions)
+        else:
+            few += positions
+    size = setup.batch_size
+    return [rows[at : at + size] for rows in [*groups, few] for at in range(0, len(rows), size)]
 
 
 def workers(setting: int | str) -> int:
@@ -201,13 +278,6 @@ def collate(samples: list[Sample]) -> Batch:
 def _stacked(images: list[Tensor]) -> Tensor:
     """(N, C, H, W) of (C, H, W), whose memory holds rows, columns, channels; so does the stack."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-def _batches(setup: Setup, shards: list[int]) -> Iterator[range]:
-    for shard in shards:
-        rows = setup.rows(shard)
-        for start in range(0, len(rows), setup.batch_size):
-            yield rows[start : start + setup.batch_size]
 
 
 def _quiet_worker(_worker: int) -> None:

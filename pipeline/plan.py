@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -44,7 +46,8 @@ def make(
         source.class_names, classifier.class_names, classifier.n_outputs
     )
     earlier = store.read_plan(run) if run.plan.is_file() else None
-    ready, decided, measured = _decide(config, source, classifier, device, earlier)
+    kept = earlier.setup if earlier else _of_baseline(config, classifier, device)
+    ready, decided, measured = _decide(config, source, classifier, device, kept)
     settings = result_settings(config)
     setup = Setup(
         fingerprint=fingerprint(settings | decided),
@@ -59,7 +62,8 @@ def make(
         warnings=classifier.warnings + notes,
         measured=measured,
     )
-    now = Plan(dataset.make_plan(source, label_index, setup.shard_size), setup)
+    table = dataset.make_plan(source, label_index, setup.shard_size, content=config.data.hash)
+    now = Plan(table, setup)
     if earlier is not None:
         _check_unchanged(run, earlier, now)
         return earlier, ready
@@ -72,11 +76,14 @@ def _decide(
     source: Source,
     classifier: Classifier,
     device: torch.device,
-    earlier: Plan | None,
+    earlier: Setup | None,
 ) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
-    """The classifier made ready, what decides numbers, and the measurements that decided it."""
-    kept: dict[str, Any] = earlier.setup.decided if earlier else {}
-    measured: dict[str, Any] = earlier.setup.measured if earlier else {}
+    """The classifier made ready, what decides numbers, and the measurements that decided it.
+
+    What was decided earlier is kept: by this run, or by a baseline whose rows could then be taken.
+    """
+    kept: dict[str, Any] = earlier.decided if earlier else {}
+    measured: dict[str, Any] = earlier.measured if earlier else {}
     decided: dict[str, Any] = {
         "camaudit": __version__,
         "device": device.type,
@@ -99,6 +106,16 @@ def _decide(
             size = batching.fitting(explain, device, classifier.preprocess.crop)
         decided["loader.batch_size"] = size
     return ready, decided, measured
+
+
+def _of_baseline(config: Config, classifier: Classifier, device: torch.device) -> Setup | None:
+    """What the baseline decided, where it had the same model on the same kind of device."""
+    if config.baseline is None:
+        return None
+    setup = store.read_plan(RunFolder(Path(config.baseline)), []).setup
+    same = (device.type, classifier.fingerprint)
+    found = (setup.decided.get("device"), setup.decided.get("model.fingerprint"))
+    return setup if found == same else None
 
 
 def _choose(
@@ -142,6 +159,7 @@ def _pictures(
         classifier.preprocess.fit,
         batches,
         dataset.workers(config.loader.num_workers),
+        timeout=config.data.timeout,
     )
     return [batch.images.to(device) for batch in loader if batch.indices]
 
@@ -157,12 +175,22 @@ def _check_unchanged(run: RunFolder, earlier: Plan, now: Plan) -> None:
     if earlier.setup.class_names != now.setup.class_names:
         changed.append("class names")
     if not changed and not earlier.table.equals(now.table):
-        old, new = (set(plan.table["image_id"].to_pylist()) for plan in (earlier, now))
-        changed.append(
-            f"dataset: {len(new - old)} images new, {len(old - new)} gone, or other labels"
-        )
+        changed.append(f"dataset: {_changed_images(earlier.table, now.table)}")
     if changed:
         raise ConfigError(
             f"{run.path} was begun differently; set these back or choose another run_id:\n  "
             + "\n  ".join(changed)
         )
+
+
+def _changed_images(before: pa.Table, now: pa.Table) -> str:
+    """How the images of two plans differ, in words."""
+    old, new = (
+        dict(zip(plan["image_id"].to_pylist(), plan["version"].to_pylist(), strict=True))
+        for plan in (before, now)
+    )
+    changed = [name for name in new if name in old and old[name] != new[name]]
+    told = f"{len(new.keys() - old.keys())} images new, {len(old.keys() - new.keys())} gone"
+    if changed:
+        return f"{told}, {len(changed)} written since (first: {changed[0]})"
+    return f"{told}, or other labels"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -23,8 +26,8 @@ class Explained:
     would leave holes in the memory between the large ones that come and go.
     """
 
-    def __init__(self, n_images: int) -> None:
-        self.n_images = n_images
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = positions
         self.indices: list[int] = []
         self.sizes: list[tuple[int, int]] = []
         self.errors: dict[int, str] = {}
@@ -35,16 +38,41 @@ class Explained:
         start = len(self.indices)
         for name, rows in columns.items():
             if name not in self._columns:
-                self._columns[name] = rows.new_empty((self.n_images, *rows.shape[1:]))
+                self._columns[name] = rows.new_empty((len(self.positions), *rows.shape[1:]))
             self._columns[name][start : start + len(rows)] = rows
         self.indices += batch.indices
         self.sizes += batch.sizes
         self.errors |= dict(batch.errors)
 
     @property
+    def is_full(self) -> bool:
+        """Whether all images are there."""
+        return len(self.indices) + len(self.errors) == len(self.positions)
+
+    @property
     def columns(self) -> dict[str, Tensor]:
         """The columns, with a row for each of `indices`."""
         return {name: rows[: len(self.indices)] for name, rows in self._columns.items()}
+
+
+def by_shard(
+    batch: Batch, columns: dict[str, Tensor], shard_size: int
+) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
+    """A batch and its columns, taken apart by the shards that its images belong to."""
+    shards = {index // shard_size for index in [*batch.indices, *dict(batch.errors)]}
+    if len(shards) == 1:
+        yield shards.pop(), batch, columns
+        return
+    for shard in sorted(shards):
+        own = [place for place, index in enumerate(batch.indices) if index // shard_size == shard]
+        errors = [error for error in batch.errors if error[0] // shard_size == shard]
+        part = replace(
+            batch,
+            indices=[batch.indices[place] for place in own],
+            sizes=[batch.sizes[place] for place in own],
+            errors=errors,
+        )
+        yield shard, part, {name: rows[own] for name, rows in columns.items()} if own else {}
 
 
 def shard_table(planned: pa.Table, explained: Explained, setup: Setup) -> pa.Table:
@@ -81,7 +109,7 @@ def _in_planned_order(
     texts = [errors.get(index) for index in wanted.tolist()]
     failed = np.array([text is not None for text in texts])
     place = np.zeros(len(wanted), np.int64)
-    place[indices - wanted[0]] = np.arange(len(indices))
+    place[np.searchsorted(wanted, indices)] = np.arange(len(indices))
     if failed.any() or (place != np.arange(len(wanted))).any():
         taken = pa.array(place, mask=failed)
         columns = {name: column.take(taken) for name, column in columns.items()}

@@ -101,13 +101,17 @@ class Setup:
 
 
 def plan_schema(metadata: pa.StructType | None = None) -> pa.Schema:
-    """One row per planned image; `metadata` holds the source's further columns, if any."""
+    """One row per planned image; `metadata` holds the source's further columns, if any.
+
+    version changes with the image's content; null where that cannot be told.
+    """
     columns = [
         ("index", pa.int64()),
         ("image_id", pa.string()),
         ("label_index", pa.int32()),
         ("label", pa.string()),
         ("shard", pa.int32()),
+        ("version", pa.string()),
     ]
     return pa.schema(columns + ([("metadata", metadata)] if metadata else []))
 

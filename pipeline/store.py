@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ class Rows:
 
     def __init__(self, parts: list[Path], shard_size: int) -> None:
         self.parts, self.shard_size = parts, shard_size
-        self._dataset = _scannable(parts)
+
+    @cached_property
+    def _dataset(self) -> ds.Dataset:
+        return _scannable(self.parts)
 
     def to_table(self, **scan: Any) -> pa.Table:
         """The columns and the rows passing the filter, in planned order, as pyarrow's to_table.
@@ -81,8 +85,10 @@ class Rows:
         with self._damage_named():
             return self._dataset.to_table(**scan)
 
-    def at(self, index: NDArray[np.int64], columns: list[str]) -> pa.Table:
-        """Columns of the rows at plan positions (n,), in planned order; other parts stay closed.
+    def at(self, index: NDArray[np.int64], columns: list[str] | None) -> pa.Table:
+        """Columns (None: all) of the rows at plan positions (n,), in planned order.
+
+        Other parts stay closed.
 
         Raises:
             DataError: as `to_table`.

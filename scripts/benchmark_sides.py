@@ -130,11 +130,11 @@ def build(config: Config) -> nn.Module:
 def batches(bench: Bench, shards: list[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """camaudit's own loading and preprocessing: plan positions (n,), float32 input (n, 3, h, w)."""
     job = bench.job
-    loader = dataset.make_loader(
+    wanted = {shard: job.wanted(shard) for shard in shards}
+    loader = dataset.load(
         job.source.read,
         job.classifier.preprocess.fit,
-        job.plan.setup,
-        shards,
+        dataset.batches(wanted, job.plan.setup),
         dataset.workers(job.config.loader.num_workers),
         pin=job.device.type == "cuda",
     )

@@ -7,7 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory as pin
 
+from pipeline import dataset as loading
 from pipeline.config import CustomDataset, HuggingFaceDataset, ImageFolder
 from pipeline.dataset import (
     Batch,
+    Fit,
     Sample,
     collate,
     describe,
-    make_loader,
     make_plan,
     match_classes,
     workers,
@@ -173,6 +175,7 @@ class TestPlan:
             "label_index": [5, None, 3],
             "label": ["x", None, "y"],
             "shard": [0, 0, 1],
+            "version": [None] * 3,
         }
 
     def test_nothing_is_labelled(self) -> None:
@@ -214,6 +217,14 @@ def flat(index: int) -> Picture:
 
 
 FIT = Preprocess(resize=SIDE, crop=(SIDE, SIDE)).fit
+
+
+def make_loader(
+    read: Callable[[int], Picture], fit: Fit, setup: Setup, shards: list[int], n_workers: int
+) -> DataLoader[Batch]:
+    """All images of some shards."""
+    wanted = {shard: setup.rows(shard) for shard in shards}
+    return loading.load(read, fit, loading.batches(wanted, setup), n_workers)
 
 
 def batches(setup: Setup, shards: list[int], n_workers: int = 0) -> list[Batch]:

@@ -88,7 +88,7 @@ def result_settings(config: Config) -> dict[str, Any]:
         "model": _as_dict(config.model),
         "cam": _as_dict(config.cam),
         "loader": {"shard_size": config.loader.shard_size},
-        "data": {"max_pixels": config.data.max_pixels},
+        "data": {"max_pixels": config.data.max_pixels, "hash": config.data.hash},
     }
     tree["model"].pop("target_layer")
     tree["dataset"].pop("download", None)  # how the files came, not what they are
@@ -166,6 +166,8 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     for key, least in LEAST.items():
         if OmegaConf.select(schema, key, default=least) < least:
             yield f"{key}: {OmegaConf.select(schema, key)} is below {least}"
+    if (OmegaConf.select(schema, "data.timeout") or 1) <= 0:
+        yield f"data.timeout: {schema.data.timeout} is not above 0"
     for key in SHARES:
         if not 0 <= OmegaConf.select(schema, key, default=0) <= 1:
             yield f"{key}: {OmegaConf.select(schema, key)} is not between 0 and 1"

@@ -134,6 +134,8 @@ class DataConfig:
 
     max_error_rate: float = 0.05
     max_pixels: int = 89_478_485
+    timeout: float | None = 60.0
+    hash: bool = False
 
 
 @dataclass
@@ -179,6 +181,7 @@ class Config:
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     baseline: str | None = None
+    retry_errors: bool = False
     dataset: Any = field(default_factory=ImageFolder)
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -78,6 +80,7 @@ def image_folder(config: ImageFolder, max_pixels: int) -> Source:
         image_ids=[printable(name) for name in names],
         labels=labels,
         read=partial(_read, root, names, max_pixels),
+        version=partial(_version, root, names),
         class_names=distinct(labels),
         ignored=dict(sorted(ignored.items(), key=lambda item: (-item[1], item[0]))),
         warnings=[note] if empty else [],
@@ -101,21 +104,18 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         labels = column_labels(table, config.label_column)
     except DataError as error:
         raise DataError(f"{config.path}: {error}") from error
-    masks = config.mask_column and _texts(table, "mask_column", config.mask_column)
-    box_columns = config.box_columns or []
+    mask_column, box_columns = config.mask_column, config.box_columns or []
+    objects: dict[str, Any] = {
+        "boxes": _boxes(table, box_columns) if box_columns else None,
+        "masks": _texts(table, "mask_column", mask_column) if mask_column else None,
+    }
     roles = {config.path_column, config.label_column, config.mask_column, *box_columns}
     others = [column for column in table.column_names if column not in roles]
     return Source(
         image_ids=names,
         labels=labels,
-        read=partial(
-            _read,
-            root,
-            names,
-            max_pixels,
-            boxes=_boxes(table, box_columns) if box_columns else None,
-            masks=masks or None,
-        ),
+        read=partial(_read, root, names, max_pixels, **objects),
+        version=partial(_version, root, names, **objects),
         class_names=distinct(labels),
         metadata=table.select(others) if others else None,
     )
@@ -139,6 +139,33 @@ def _read(
             raise DecodeError(f"its mask {mask}: {error}") from error
         return Picture(pixels, object_mask(pixels.shape, marked))
     return Picture(pixels, box_mask(pixels.shape, boxes[index]) if boxes else None)
+
+
+def _version(
+    root: Path,
+    names: list[str],
+    index: int,
+    content: bool,  # noqa: FBT001 - as Source has it
+    *,
+    boxes: list[tuple[float | None, ...]] | None = None,
+    masks: list[str | None] | None = None,
+) -> str | None:
+    """Size and time of a file, or a hash of its bytes; and the same of its mask, and its box."""
+    files = [names[index], *([mask] if masks and (mask := masks[index]) else [])]
+    try:
+        told = [_content(root / name) if content else _stamp(root / name) for name in files]
+    except (OSError, ValueError):
+        return None
+    return " ".join(told + ([str(boxes[index])] if boxes else []))
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _walk(root: Path) -> Iterator[str]:

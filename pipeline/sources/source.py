@@ -33,8 +33,10 @@ class Source:
 
     labels are class names, None where an image has none; class_names are in the dataset's own
     order, None where nothing is labelled. read raises for a picture that cannot be used; it can
-    be pickled. metadata has one row per image. ignored counts files that are no images, by suffix;
-    warnings say what else a reader of the audit must know.
+    be pickled. version, where there is one, gives a text that changes when the picture at a place
+    does: from its content where that is asked for, else from what its file system knows; None where
+    it cannot be told. metadata has one row per image. ignored counts files that are no images, by
+    suffix; warnings say what else a reader of the audit must know.
     """
 
     image_ids: list[str]
@@ -44,6 +46,7 @@ class Source:
     metadata: pa.Table | None = None
     ignored: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    version: Callable[..., str | None] | None = None
 
 
 def distinct(labels: Iterable[str | None]) -> list[str] | None:
