@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,11 +64,11 @@ def patient(tmp_path: Path, model_file: Path, small_model: list[str]) -> list[st
     return ["dataset.root=photos", *small_model, *model, *stages]
 
 
-def start(arguments: list[str], cwd: Path) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[str], cwd: Path, stderr: int | IO[str] = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """The command in its own process group, as soon as it waits in the fourth shard."""
-    child = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=cwd, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    child = subprocess.Popen([*COMMAND, *arguments], cwd=cwd, stderr=stderr, start_new_session=True)
     deadline = time.monotonic() + 90
     while not (cwd / "outputs" / "audit" / "parts" / "part-00002.parquet").exists():
         assert child.poll() is None, "the run ended before it could be killed"
