@@ -330,3 +330,16 @@ def test_names_are_those_of_the_schema() -> None:
     maps = torch.ones(1, 2, 2)
     names = [*focus.focus_statistics(maps), *focus.object_statistics(maps, maps)]
     assert {*names, "focus_label_similarity"} == set(FOCUS)
+
+
+@pytest.mark.parametrize(("n_images", "side"), [(98, 128), (37, 33), (5, 224)])
+def test_statistics_do_not_depend_on_the_place_in_a_batch(n_images: int, side: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (n_images, 3, side, side)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    heatmaps = torch.rand(n_images, 7, 7, generator=generator)
+    both = ((focus.image_statistics, images), (focus.focus_statistics, heatmaps))
+    for measured, pictures in both:
+        found, moved = measured(pictures), measured(pictures.roll(1, dims=0))
+        for name, values in found.items():
+            assert torch.equal(values, moved[name].roll(-1, dims=0)), name
