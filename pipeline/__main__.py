@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from pipeline import faults, ops, store, summary
 from pipeline.config import Config, conf_dir, load
-from pipeline.errors import AuditError, Stopped
+from pipeline.errors import AuditError, GateError, Stopped
 from pipeline.store import RunFolder
 
 log = logging.getLogger("camaudit")
@@ -25,7 +25,8 @@ def main(composed: DictConfig) -> None:
         with ops.signals(), ops.lock(config.folder):
             audit(config)
     except (AuditError, Stopped) as error:
-        log.error("%s", error)
+        for line in str(error).splitlines():
+            log.error("%s", line)
         sys.exit(error.exit_code)
     sys.exit(0)
 
@@ -46,8 +47,12 @@ def audit(config: Config) -> None:
                     importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
         summary.tell(config, journal)
         summary.check_errors(config, journal)
+        summary.check_gate(config, journal)
     except Stopped as error:
         journal.end("aborted", error.exit_code, str(error))
+        raise
+    except GateError as error:
+        journal.end("complete", error.exit_code, str(error))
         raise
     except AuditError as error:
         journal.end("failed", error.exit_code, str(error))

@@ -3,6 +3,7 @@
 A finding is told again by its id, a suspect by its image, a class by its name. A finding is worse
 or better where its verdict changed, or where the interval of its gain lies wholly above or below
 the one it had. A class is, where its accuracy differs at a false discovery rate over all classes.
+Images are told by their ids and versions, as the plans have them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import stats
 
 from pipeline.schema import CHANGES
 
 Row = dict[str, Any]
 
-NEW, GONE, WORSE, BETTER = "new", "gone", "worse", "better"
+NEW, GONE, WORSE, BETTER, CHANGED = "new", "gone", "worse", "better", "changed"
 VERDICTS = {"suspected": 1, "confirmed": 2}
 
 
@@ -45,6 +47,40 @@ def compare(before: Tables, now: Tables, fdr: float) -> pa.Table:
         *_suspects(_by(before.suspects, "image_id"), _by(now.suspects, "image_id")),
     ]
     return pa.Table.from_pylist(rows, CHANGES)
+
+
+def images(before: pa.Table, now: pa.Table) -> pa.Table:
+    """Images that are new, changed or gone (CHANGES), in the order of the plans.
+
+    Args:
+        before, now: plans of the two runs.
+    """
+    there = pc.index_in(now["image_id"], before["image_id"].combine_chunks())
+    old = before["version"].take(there)
+    told = [
+        _image_rows(NEW, now.filter(pc.is_null(there))),
+        _image_rows(CHANGED, now.filter(pc.fill_null(pc.not_equal(old, now["version"]), False))),  # noqa: FBT003
+        _image_rows(
+            GONE,
+            before.filter(
+                pc.invert(pc.is_in(before["image_id"], now["image_id"].combine_chunks()))
+            ),
+        ),
+    ]
+    return pa.concat_tables(told)
+
+
+def _image_rows(change: str, planned: pa.Table) -> pa.Table:
+    n = planned.num_rows
+    known = {
+        "subject": pa.array(["image"] * n, pa.string()),
+        "change": pa.array([change] * n, pa.string()),
+        "key": planned["image_id"],
+        "class_name": planned["label"],
+        "summary": planned["image_id"],
+    }
+    columns = [known.get(field.name, pa.nulls(n, field.type)) for field in CHANGES]
+    return pa.Table.from_arrays(columns, schema=CHANGES)
 
 
 def _by(table: pa.Table, key: str) -> dict[str, Row]:

@@ -20,6 +20,12 @@ class ConfigError(AuditError):
     exit_code = 1
 
 
+class GateError(AuditError):
+    """The run is complete, and found what it must not find (exit code 2)."""
+
+    exit_code = 2
+
+
 class DataError(AuditError):
     """Data that cannot be audited: nothing found, duplicate ids, too many errors (exit code 3)."""
 

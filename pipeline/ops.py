@@ -93,6 +93,7 @@ class Journal:
         self.warnings: list[str] = earlier.get("warnings", [])
         self.engine: dict[str, Any] = earlier.get("engine", {})
         self.verification: dict[str, Any] = earlier.get("verification", {})
+        self.gate: list[dict[str, Any]] = earlier.get("gate", [])
         self.write()
 
     def warn(self, text: str) -> None:
@@ -127,6 +128,7 @@ class Journal:
             "device": self.attempt.device,
             "engine": self.engine,
             "verification": self.verification,
+            "gate": self.gate,
             "seconds": self.attempt.seconds,
             "images_per_second": self.attempt.images_per_second,
             "versions": versions(),

@@ -12,7 +12,7 @@ from scipy import special
 
 from pipeline import store
 from pipeline.config import Config
-from pipeline.errors import DataError
+from pipeline.errors import DataError, GateError
 from pipeline.ops import Journal
 from pipeline.schema import Setup
 from pipeline.store import RunFolder
@@ -71,6 +71,17 @@ def check_errors(config: Config, journal: Journal) -> None:
             f"{errors} of {planned} images could not be used ({errors / planned:.1%}), more than "
             f"data.max_error_rate={config.data.max_error_rate:g}; the error column says why"
         )
+
+
+def check_gate(config: Config, journal: Journal) -> None:
+    """End a run that found what it must not find.
+
+    Raises:
+        GateError: with a line for each limit that is broken.
+    """
+    broken = [check["line"] for check in journal.gate if check["broken"]]
+    if "gate" in config.stages and broken:
+        raise GateError("\n".join(broken))
 
 
 def _warnings(good: pa.Table, setup: Setup, counts: dict[str, int]) -> Iterator[str]:

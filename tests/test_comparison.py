@@ -13,10 +13,10 @@ from scipy import stats
 
 from pipeline import store
 from pipeline.__main__ import audit
-from pipeline.comparison import Tables, compare
+from pipeline.comparison import Tables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema
+from pipeline.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema, plan_schema
 from pipeline.store import RunFolder
 
 Configure = Callable[..., Config]
@@ -178,3 +178,16 @@ def test_a_baseline_that_cannot_be_used_is_named(
 def _manifest(folder: Path) -> list[str]:
     (folder / "list.csv").write_text("path,label\ncat/0001.png,x\ndog/0001.png,y\n")
     return [f"dataset.path={folder}/list.csv", f"dataset.root={folder}/photos"]
+
+
+def test_images_are_new_changed_or_gone() -> None:
+    def plan(*rows: tuple[str, str | None]) -> pa.Table:
+        told = [{"image_id": name, "label": "cat", "version": version} for name, version in rows]
+        return pa.Table.from_pylist(told, plan_schema())
+
+    before = plan(("a", "1"), ("b", "1"), ("c", None), ("d", "1"))
+    found = images(before, plan(("b", "2"), ("c", None), ("d", "1"), ("e", "1")))
+    assert found.schema.equals(CHANGES)
+    rows = [(row["subject"], row["change"], row["key"]) for row in found.to_pylist()]
+    assert rows == [("image", "new", "e"), ("image", "changed", "b"), ("image", "gone", "a")]
+    assert images(before, before).num_rows == 0

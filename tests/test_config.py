@@ -87,7 +87,8 @@ class TestConfMirrorsTheDataclasses:
         assert set(GROUPS["model"]) == {*CHOICES["model"], "demo"}
 
     @pytest.mark.parametrize(
-        ("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if n != "demo"]
+        ("group", "name"),
+        [(g, n) for g, names in GROUPS.items() for n in names if n not in ("demo", "strict")],
     )
     def test_keys_and_defaults_of_a_choice(self, group: str, name: str) -> None:
         written = yaml_of(conf_dir() / group / f"{name}.yaml")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.keys import AUTO, CHOICES, STAGES, Config
+from pipeline.config.keys import AUTO, CHOICES, KINDS, STAGES, Config
 from pipeline.errors import ConfigError
 
 Settings = TypeVar("Settings")
@@ -52,7 +52,7 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
             unusable.add(key)
     missing = sorted(OmegaConf.missing_keys(schema) - unusable)
     problems += [f"{key}: must be given" for key in missing]
-    problems += [*_range_problems(schema), *_path_problems(schema)]
+    problems += [*_range_problems(schema), *_gate_problems(schema), *_path_problems(schema)]
     if problems:
         raise ConfigError("settings that cannot be used:\n  " + "\n  ".join(problems))
     config = OmegaConf.to_object(schema)
@@ -143,7 +143,16 @@ LEAST = {
     "report.examples": 0,
     "report.thumbnail": 16,
 }
-SHARES = ("data.max_error_rate", "analysis.fdr", "analysis.min_effect", "report.alpha", "alpha")
+SHARES = (
+    "data.max_error_rate",
+    "analysis.fdr",
+    "analysis.min_effect",
+    "gate.error_rate",
+    "gate.accuracy",
+    "gate.accuracy_drop",
+    "report.alpha",
+    "alpha",
+)
 COUNTS = {"loader.batch_size": 1, "loader.num_workers": 0, "batch_size": 1}
 """Least values of what may also be auto."""
 
@@ -169,8 +178,25 @@ def _range_problems(schema: DictConfig) -> Iterator[str]:
     if (OmegaConf.select(schema, "data.timeout") or 1) <= 0:
         yield f"data.timeout: {schema.data.timeout} is not above 0"
     for key in SHARES:
-        if not 0 <= OmegaConf.select(schema, key, default=0) <= 1:
+        if not 0 <= (OmegaConf.select(schema, key) or 0) <= 1:
             yield f"{key}: {OmegaConf.select(schema, key)} is not between 0 and 1"
+
+
+def _gate_problems(schema: DictConfig) -> Iterator[str]:
+    """Limits that can never be held against anything."""
+    for name in ("suspects", "suspect_share"):
+        for kind, most in (OmegaConf.select(schema, f"gate.{name}") or {}).items():
+            if kind not in KINDS:
+                yield f"gate.{name}: {kind!r} is none of {', '.join(KINDS)}"
+            elif most is not None and (most < 0 or (name == "suspect_share" and most > 1)):
+                yield f"gate.{name}.{kind}: {most} is out of range"
+    for name in ("confirmed_findings", "new_findings", "drifted_classes"):
+        if (OmegaConf.select(schema, f"gate.{name}") or 0) < 0:
+            yield f"gate.{name}: {OmegaConf.select(schema, f'gate.{name}')} is below 0"
+    if "gate" in schema and schema.baseline is None:
+        for name in ("new_findings", "accuracy_drop", "drifted_classes"):
+            if OmegaConf.select(schema, f"gate.{name}") is not None:
+                yield f"gate.{name}: needs a baseline"
 
 
 def _path_problems(schema: DictConfig) -> Iterator[str]:

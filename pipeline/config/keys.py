@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-STAGES = ("explain", "discover", "verify", "rank", "compare", "report")
+STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
+KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")
+"""Of suspects."""
 AUTO = "auto"
 
 
@@ -158,6 +160,20 @@ class RankConfig:
 
 
 @dataclass
+class GateConfig:
+    """What a run must not find; None sets no limit."""
+
+    confirmed_findings: int | None = None
+    new_findings: int | None = None
+    suspects: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(KINDS))
+    suspect_share: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(KINDS))
+    error_rate: float | None = None
+    accuracy: float | None = None
+    accuracy_drop: float | None = None
+    drifted_classes: int | None = None
+
+
+@dataclass
 class ReportConfig:
     """What the report shows."""
 
@@ -190,6 +206,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     rank: RankConfig = field(default_factory=RankConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     @property

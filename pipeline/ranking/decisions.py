@@ -169,6 +169,15 @@ def apply(
     )
 
 
+def left_out(suspects: pa.Table, decisions: pa.Table) -> list[str]:
+    """Kinds of those SUSPECTS that were judged fine and are not shown, by DECISIONS as applied."""
+    fine = decisions.filter(pc.equal(decisions["state"], LEFT_OUT))["image_id"]
+    kinds: list[str] = suspects.filter(pc.is_in(suspects["image_id"], fine.combine_chunks()))[
+        "kind"
+    ].to_pylist()
+    return kinds
+
+
 def _marked(suspect: Row, decision: Row | None, picture: Row) -> Row:
     """A suspect with what was decided on it, or why that does not hold any more, and its state."""
     if decision is None:

@@ -75,6 +75,12 @@ class Evidence:
         return np.stack([WEIGHTS[kind] * strengths[kind] for kind in WEIGHTS], axis=1)
 
 
+def kinds(scores: Floats) -> list[str]:
+    """The kind of the strongest suspicion of every image that has one, of scores (n, kinds)."""
+    names = list(WEIGHTS)
+    return [names[place] for place in scores[scores.max(axis=1) > 0].argmax(axis=1)]
+
+
 def focus(rows: pa.Table) -> tuple[Floats, NDArray[np.int64]]:
     """Focus statistics (n, d) in the order of WORDS, and predicted classes (n,)."""
     values = [columns.numbers(rows, name) for name in focus_outliers.WORDS]

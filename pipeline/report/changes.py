@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.report import charts
 from pipeline.report.studio import Image
 from pipeline.report.words import percent, plural
@@ -48,21 +51,22 @@ class Changes:
         return ", ".join(told) or "nothing changed"
 
 
-def changes(rows: Sequence[Row], baseline: str, folder: Path) -> Changes:
-    """The section, from rows of CHANGES."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["subject"] != "run" and row["change"] is not None:
-            grouped.setdefault((row["subject"], row["change"]), []).append(row)
-    groups = [
-        Group(subject, change, own[:MOST], len(own)) for (subject, change), own in grouped.items()
-    ]
-    classes = [row for row in rows if row["subject"] == "class"][:CHARTED]
-    accuracy = next((row for row in rows if row["subject"] == "run"), None)
+def changes(table: pa.Table, baseline: str, folder: Path) -> Changes:
+    """The section, from CHANGES, which may name millions of images."""
+    told = table.filter(pc.field("change").is_valid() & (pc.field("subject") != "run"))
+    kinds = told.select(["subject", "change"]).group_by(["subject", "change"], use_threads=False)
+    groups = [_group(told, **kind) for kind in kinds.aggregate([]).to_pylist()]
+    classes = table.filter(pc.field("subject") == "class").slice(0, CHARTED).to_pylist()
+    accuracy = next(iter(table.filter(pc.field("subject") == "run").to_pylist()), None)
     if not classes:
         return Changes(baseline, accuracy, groups)
-    told = [
+    words = [
         f"{row['key']} from {percent(row['before'])} to {percent(row['after'])}" for row in classes
     ]
     chart = charts.accuracies(folder, "accuracies", classes)
-    return Changes(baseline, accuracy, groups, chart, f"Accuracy of classes: {'; '.join(told)}.")
+    return Changes(baseline, accuracy, groups, chart, f"Accuracy of classes: {'; '.join(words)}.")
+
+
+def _group(table: pa.Table, subject: str, change: str) -> Group:
+    own = table.filter((pc.field("subject") == subject) & (pc.field("change") == change))
+    return Group(subject, change, own.slice(0, MOST).to_pylist(), own.num_rows)

@@ -24,7 +24,7 @@ GOOD, LOOK, NOTE = "good", "look", "note"
 class Told:
     """What the run says of itself beside its tables: run.json and the settings of this report.
 
-    seconds are per stage over all attempts; verification and engine are those of run.json.
+    seconds are per stage over all attempts; verification, engine and gate are those of run.json.
     """
 
     run_id: str
@@ -36,6 +36,7 @@ class Told:
     engine: dict[str, Any]
     versions: dict[str, str]
     seed: int
+    gate: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,10 @@ def _checks(
     if false:
         confirmed = told.verification.get("pseudo_classes_confirmed", 0)
         yield Check(LOOK if confirmed else GOOD, "Findings can be trusted", false)
+    if told.gate:
+        broken = [check["line"] for check in told.gate if check["broken"]]
+        words = "; ".join(broken) or f"no limit is broken of {len(told.gate)} that are set"
+        yield Check(LOOK if broken else GOOD, "The gate", words)
     for name, agreement in told.engine.items():
         if isinstance(agreement, dict) and "top1" in agreement:
             yield Check(

@@ -77,13 +77,13 @@ class Site:
     studio: Studio
     pages: Pages
 
-    def write(self, told: Told, survey: Survey, changed: tuple[list[Row], str] | None) -> None:
+    def write(self, told: Told, survey: Survey, changed: tuple[pa.Table, str] | None) -> None:
         """Draw and write everything.
 
         Args:
             told: by the run itself.
             survey: of its rows.
-            changed: rows of CHANGES and the folder of the baseline.
+            changed: CHANGES and the folder of the baseline.
 
         Raises:
             OSError: disk full, folder gone.
@@ -227,7 +227,7 @@ class Site:
         self,
         told: Told,
         survey: Survey,
-        changed: tuple[list[Row], str] | None,
+        changed: tuple[pa.Table, str] | None,
         shown: Shown,
         common: dict[str, Any],
     ) -> None:

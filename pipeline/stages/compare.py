@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from pipeline import store
-from pipeline.comparison import Tables, compare
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipeline import columns, drift, store
+from pipeline.comparison import Tables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.ops import Journal
+from pipeline.schema import CHANGES, FOCUS
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -39,15 +43,42 @@ def run(config: Config, _journal: Journal) -> None:
         now.classes["class_name"].to_pylist()
     ):
         raise ConfigError(f"baseline: {there.path} is about other classes, none of them is here")
-    changes = compare(before, now, config.analysis.fdr)
-    log.info("against %s: %s", there.path, _in_short(changes.to_pylist()))
+    changes = pa.concat_tables(
+        [
+            compare(before, now, config.analysis.fdr),
+            _drifts(config, there, here),
+            images(*(store.read_plan(run).table for run in (there, here))),
+        ]
+    )
+    log.info("against %s: %s", there.path, _in_short(changes))
     changes = changes.replace_schema_metadata({METADATA_KEY: str(there.path).encode()})
     store.write(changes, here.analysis("changes"))
 
 
-def _in_short(changes: list[dict[str, Any]]) -> str:
-    counts = Counter(f"{row['change']} {row['subject']}s" for row in changes if row["change"])
-    return ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing changed"
+def _drifts(config: Config, *runs: RunFolder) -> pa.Table:
+    """Drifts of focus (CHANGES), from samples of each class."""
+    before, now = (_focus(run, config.analysis.sample_per_class, config.seed) for run in runs)
+    rows = list(drift.drifts(before, now, list(FOCUS), config.analysis.fdr))
+    return pa.Table.from_pylist(rows, CHANGES)
+
+
+def _focus(run: RunFolder, per_class: int, seed: int) -> drift.Sample:
+    """Focus statistics of some images of each predicted class; the same ones, if none changed."""
+    rows = store.rows(run, store.read_plan(run, []).setup)
+    table = rows.to_table(columns=["index", "pred_index"], filter=ds.field("status") == "ok")
+    chosen = columns.sample(columns.classes(table, "pred_index"), per_class, seed)
+    some = rows.at(columns.classes(table, "index")[chosen], ["pred", *FOCUS])
+    values = np.stack([columns.numbers(some, name) for name in FOCUS], axis=1)
+    return drift.Sample(values, np.array(some["pred"].to_pylist(), object))
+
+
+def _in_short(changes: pa.Table) -> str:
+    counts = changes.filter(pc.is_valid(changes["change"])).group_by(["subject", "change"])
+    told = [
+        f"{row['change_count']} {row['change']} {row['subject']}s"
+        for row in counts.aggregate([("change", "count")]).to_pylist()
+    ]
+    return ", ".join(told) or "nothing changed"
 
 
 def _tables(run: RunFolder) -> Tables:

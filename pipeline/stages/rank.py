@@ -7,6 +7,7 @@ what a person has decided already (rank.decisions) is brought to them.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ OK = ds.field("status") == "ok"
 CELLS = 1 << 23
 """Of a batch's probabilities, rows times classes: 32 MB."""
 MOST_ROWS = 1 << 15
+KINDS_KEY = b"kinds"
+"""Of the metadata of suspects.parquet: images by the kind of their strongest suspicion, in all."""
 FIT_ROWS = 5_000
 """Labels that the pool's three numbers are fitted to."""
 
@@ -56,14 +59,19 @@ def run(config: Config, _journal: Journal) -> None:
     )
     most = config.analysis.max_suspects
     leaders = Leaders(most + sum(row["mark"] == decisions.FINE for row in decided.values()))
+    kinds = Counter[str]()
     for batch in _batches(rows, setup, suspects.COLUMNS):
-        score = evidence.scores(batch).max(axis=1)
+        scores = evidence.scores(batch)
+        kinds.update(suspects.kinds(scores))
+        score = scores.max(axis=1)
         leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
     kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
     ranked = suspects.table(leaders, kept, evidence)
     pictures = rows.at(leaders.index, ["index", *decisions.PICTURE])
     reviewed = decisions.apply(ranked, pictures, decided, plan.table["image_id"], most)
-    store.write(reviewed.suspects, folder.analysis("suspects"))
+    kinds.subtract(decisions.left_out(ranked, reviewed.decisions))
+    counts = {KINDS_KEY: json.dumps(kinds).encode()}
+    store.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
     store.write(reviewed.decisions, folder.analysis("decisions"))
     _tell(reviewed.decisions)
 

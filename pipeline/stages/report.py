@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline import pictures, store
 from pipeline.config import Config
 from pipeline.errors import AuditError, DataError
@@ -111,6 +113,7 @@ def told(config: Config, journal: Journal) -> Told:
         engine=journal.engine,
         versions=versions(),
         seed=config.seed,
+        gate=journal.gate,
     )
 
 
@@ -134,10 +137,10 @@ def _tables(folder: RunFolder) -> Tables:
     )
 
 
-def _changes(config: Config, folder: RunFolder) -> tuple[list[Row], str] | None:
-    """Rows of CHANGES and the baseline's folder, None without a baseline."""
+def _changes(config: Config, folder: RunFolder) -> tuple[pa.Table, str] | None:
+    """CHANGES and the baseline's folder, None without a baseline."""
     if config.baseline is None and not folder.analysis("changes").is_file():
         return None
     table = store.read(folder.analysis("changes"))
     baseline = (table.schema.metadata or {}).get(METADATA_KEY, b"").decode()
-    return table.to_pylist(), baseline
+    return table, baseline

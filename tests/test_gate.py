@@ -1,0 +1,188 @@
+"""The gate: every limit broken once, by the real audit; exit code 2, and the line names it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import write_images
+from test_command import run as command
+
+from pipeline import store
+from pipeline.__main__ import audit
+from pipeline.config import Config, GateConfig
+from pipeline.errors import ConfigError, GateError
+from pipeline.gate import Found, checks
+from pipeline.schema import FINDINGS
+from pipeline.store import RunFolder
+
+Configure = Callable[..., Config]
+LAST = "stages=[compare,gate,report]"
+
+
+@pytest.fixture
+def night(
+    configure: Configure, tmp_path: Path, small_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Config]:
+    """A finished run "now" and a better one "before"; audits "now" again with limits."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos", 20)
+    (tmp_path / "photos/cat/broken.png").write_bytes(b"no picture")
+    quick = ["analysis.permutations=20", "analysis.trials=10", "data.max_error_rate=0.5"]
+    settings = ["dataset.root=photos", *small_model, *quick, "run_id=now"]
+    audit(configure(*settings, "stages=[explain,discover,verify,rank]"))
+    shutil.copytree("out/now", "out/before")
+    before, now = RunFolder(Path("out/before")), RunFolder(Path("out/now"))
+    found = [finding("patch-1", "confirmed"), finding("frame-2", "suspected")]
+    store.write(pa.Table.from_pylist(found, FINDINGS), now.analysis("findings"))
+    store.write(FINDINGS.empty_table(), before.analysis("findings"))
+    table = store.read(before.analysis("classes"))
+    classes = [row | {"n_correct": row["n_label"]} for row in table.to_pylist()]
+    store.write(pa.Table.from_pylist(classes, table.schema), before.analysis("classes"))
+
+    def again(*limits: str) -> Config:
+        return configure(*settings, LAST, "baseline=out/before", *limits)
+
+    return again
+
+
+def finding(name: str, verdict: str) -> dict[str, Any]:
+    return {
+        "finding_id": name, "class_name": "cat", "kind": "patch", "verdict": verdict,
+        "score": 0.5, "n_images": 3, "example_ids": [], "summary": f"cat: a {name}",
+    }  # fmt: skip
+
+
+BROKEN = [
+    ("gate.confirmed_findings=0", "gate.confirmed_findings: 1 is above the limit of 0"),
+    ("gate.new_findings=1", "gate.new_findings: 2 is above the limit of 1"),
+    ("gate.suspects.label_error=0", "gate.suspects.label_error: "),
+    ("gate.suspect_share.label_error=0", "gate.suspect_share.label_error: "),
+    ("gate.error_rate=0.01", "gate.error_rate: 0.01639 is above the limit of 0.01"),
+    ("gate.accuracy=0.9", "gate.accuracy: 0.3333 is below the limit of 0.9"),
+    ("gate.accuracy_drop=0.5", "gate.accuracy_drop: 0.6667 is above the limit of 0.5"),
+]
+
+
+@pytest.mark.parametrize(("limit", "line"), BROKEN)
+def test_each_limit_is_broken_and_named(
+    night: Callable[..., Config], limit: str, line: str
+) -> None:
+    config = night(limit)
+    with pytest.raises(GateError) as raised:
+        audit(config)
+    assert raised.value.exit_code == 2
+    (said,) = str(raised.value).splitlines()
+    assert said.startswith(line)
+    state = json.loads((config.folder / "run.json").read_text())
+    assert (state["state"], state["exit_code"]) == ("complete", 2)
+    assert [check["line"] for check in state["gate"] if check["broken"]] == [said]
+    assert (config.folder / "report/index.html").is_file()  # of the night that one wants to see
+    assert "The gate" in (config.folder / "report/index.html").read_text()
+
+
+def test_drifted_classes_are_counted(night: Callable[..., Config], configure: Configure) -> None:
+    paths = sorted(Path("photos").rglob("*.png"))
+    for path in paths:
+        for copy in range(5):
+            shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
+    first = ["stages=[explain,discover,verify,rank]", "baseline=null", "run_id=before2"]
+    audit(night(*first))
+    shutil.copytree("out/before2", "out/after2")
+    after = RunFolder(Path("out/after2"))
+    for shard in range(store.read_plan(after, []).setup.n_shards):
+        table = store.read(after.part(shard))
+        place = table.schema.get_field_index("focus_x")
+        moved = pc.divide(table["focus_x"], 3.0).cast(table.schema.field(place).type)
+        store.write(table.set_column(place, table.schema.field(place), moved), after.part(shard))
+    last = [LAST, "run_id=after2", "baseline=out/before2"]
+    with pytest.raises(GateError, match=r"gate\.drifted_classes: [123] is above the limit of 0"):
+        audit(night(*last, "gate.drifted_classes=0"))
+    audit(night(*last, "gate.drifted_classes=3"))
+
+
+def test_all_limits_together_each_with_its_line_and_the_command_says_2(
+    night: Callable[..., Config], tmp_path: Path, small_model: list[str]
+) -> None:
+    limits = [limit for limit, _ in BROKEN]
+    config = night(*limits)
+    with pytest.raises(GateError) as raised:
+        audit(config)
+    assert len(str(raised.value).splitlines()) == len(BROKEN)
+    again = ["output_dir=out", "run_id=now", "baseline=out/before", "data.max_error_rate=0.5"]
+    ended = command("dataset.root=photos", *small_model, *again, LAST, *limits, cwd=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    last = ended.stderr.splitlines()[-len(BROKEN) :]
+    for (_, line), said in zip(BROKEN, last, strict=True):
+        assert line in said
+
+
+def test_what_is_within_its_limits_passes_and_without_limits_nothing_is_read(
+    night: Callable[..., Config],
+) -> None:
+    config = night(
+        "gate.confirmed_findings=1", "gate.new_findings=2", "gate.error_rate=0.5",
+        "gate.accuracy=0.33", "gate.accuracy_drop=0.67", "gate.suspects.no_evidence=60",
+    )  # fmt: skip
+    audit(config)
+    state = json.loads((config.folder / "run.json").read_text())
+    assert (state["exit_code"], len(state["gate"])) == (0, 6)
+    assert "no limit is broken" in (config.folder / "report/index.html").read_text()
+    RunFolder(config.folder).analysis("suspects").rename("away")
+    audit(night("stages=[gate]"))
+
+
+def test_suspects_beyond_the_end_of_the_list_are_counted(night: Callable[..., Config]) -> None:
+    audit(night("stages=[rank]", "analysis.max_suspects=1"))
+    assert store.read(RunFolder(Path("out/now")).analysis("suspects")).num_rows == 1
+    with pytest.raises(GateError, match=r"gate\.suspects\.label_error: \d\d+ is above .* 1$"):
+        audit(night("gate.suspects.label_error=1"))
+
+
+def test_a_limit_is_not_broken_where_it_is_met() -> None:
+    found = Found(2, {"shortcut": 5}, 100, 0.1, 0.8, 3, 0.05, 1)
+    limits = GateConfig(2, 3, {"shortcut": 5}, {"shortcut": 0.05}, 0.1, 0.8, 0.05, 1)
+    told = checks(limits, found)
+    assert len(told) == 8
+    assert not any(check.broken for check in told)
+    assert all("within the limit" in check.line for check in told)
+
+
+def test_what_a_run_cannot_know_is_no_pass() -> None:
+    with pytest.raises(ConfigError, match=r"gate\.accuracy: needs labels"):
+        checks(GateConfig(accuracy=0.5), Found(0, {}, 1, 0.0))
+    with pytest.raises(ConfigError, match=r"gate\.accuracy_drop: needs a baseline"):
+        checks(GateConfig(accuracy_drop=0.5), Found(0, {}, 1, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ("gate.suspect_share.shortcut=3", r"gate.suspect_share.shortcut: 3"),
+        ("gate.error_rate=2", "gate.error_rate: 2.0 is not between"),
+        ("gate.confirmed_findings=-1", "gate.confirmed_findings: -1 is below 0"),
+        ("gate.confirmed_findings=many", "gate.confirmed_findings"),
+        ("gate.new_findings=0", "gate.new_findings: needs a baseline"),
+    ],
+)
+def test_limits_that_make_no_sense_are_named_before_any_work(
+    configure: Configure, limit: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        configure("dataset.root=photos", "model.name=resnet18", limit)
+
+
+def test_the_strict_gate_can_be_chosen(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "plan.parquet").touch()
+    chosen = configure(
+        "dataset.root=photos", "model.name=resnet18", "gate=strict", f"baseline={tmp_path}"
+    )
+    assert chosen.gate.confirmed_findings == 0
+    assert {kind for kind, most in chosen.gate.suspect_share.items() if most} == {"no_evidence"}
+    assert chosen.gate.accuracy is None
