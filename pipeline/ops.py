@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "hydra-core")
 LEAST_SPACE = 2**17
 """Bytes that the settings and the log of an attempt may need."""
+LOOKS = 3
+"""At the lock before it counts as held: camaudit-status takes it for a moment."""
 LOG_EVERY = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
@@ -192,12 +194,22 @@ def lock(folder: Path) -> Iterator[None]:
     make_folder(folder)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor, folder)
         yield
-    except BlockingIOError as error:
-        raise NotFinished(f"another camaudit is at work in {folder}") from error
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    for attempt in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if attempt + 1 == LOOKS:
+                raise NotFinished(f"another camaudit is at work in {folder}") from error
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_the_commands_of_the_wheel_are_there(wheel: Path) -> None:
         entries.read_string(archive.read(listed).decode())
         names = set(archive.namelist())
     commands = dict(entries["console_scripts"])
-    wanted = {"camaudit", "camaudit-explain", "camaudit-export", "camaudit-show"}
+    wanted = {"camaudit", "camaudit-explain", "camaudit-export", "camaudit-show", "camaudit-status"}
     assert commands.keys() == wanted
     for entry in commands.values():
         module, function = entry.split(":")
