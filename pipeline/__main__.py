@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import faults, ops, store, summary
+from pipeline import faults, metrics, ops, store, summary
 from pipeline.config import Config, conf_dir, load
 from pipeline.errors import AuditError, GateError, Stopped
 from pipeline.store import RunFolder
@@ -32,7 +32,7 @@ def main(composed: DictConfig) -> None:
 
 
 def audit(config: Config) -> None:
-    """Run the stages in order and write run.json, whatever happens.
+    """Run the stages in order and write run.json and metrics, whatever happens.
 
     Raises:
         AuditError: what ended the run.
@@ -60,7 +60,10 @@ def audit(config: Config) -> None:
     except BaseException as error:
         journal.end("failed", 1, f"{type(error).__name__}: {error}")
         raise
-    journal.end("complete", 0)
+    else:
+        journal.end("complete", 0)
+    finally:
+        metrics.write(config, journal)
 
 
 if __name__ == "__main__":

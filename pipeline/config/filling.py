@@ -204,6 +204,9 @@ def _path_problems(schema: DictConfig) -> Iterator[str]:
     decisions = OmegaConf.select(schema, "rank.decisions")
     if decisions is not None and not Path(decisions).is_file():
         yield f"rank.decisions: there is no file {decisions}"
+    metrics = OmegaConf.select(schema, "metrics")
+    if metrics is not None and Path(metrics).suffix != ".prom":
+        yield f"metrics: {metrics} does not end in .prom, and would not be collected"
     baseline = OmegaConf.select(schema, "baseline")
     if baseline is not None and not (Path(baseline) / "plan.parquet").is_file():
         yield f"baseline: {baseline} is not the folder of a run"

@@ -198,6 +198,7 @@ class Config:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     baseline: str | None = None
     retry_errors: bool = False
+    metrics: str | None = None
     dataset: Any = field(default_factory=ImageFolder)
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)

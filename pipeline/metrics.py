@@ -1,0 +1,105 @@
+"""metrics.prom: a run for the textfile collector of Prometheus's node exporter.
+
+The text format is that of Prometheus ("Exposition formats", version 0.0.4). What the last success
+was is kept when a later attempt fails, so that an alert can ask how long ago it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pipeline import store
+from pipeline.config import Config
+from pipeline.ops import Journal
+from pipeline.store import RunFolder
+
+log = logging.getLogger(__name__)
+
+Sample = tuple[str, str, dict[str, str], float]
+"""Name without prefix, help, labels, value."""
+SUCCESS = "last_success_timestamp_seconds"
+COMPLETE = (0, 2)
+"""Exit codes of a run that came to its end; 2: with a broken gate."""
+
+
+def path_of(config: Config) -> Path:
+    """Where the file of a run stands: the settings' place, or the run's folder."""
+    return Path(config.metrics) if config.metrics else config.folder / "metrics.prom"
+
+
+def write(config: Config, journal: Journal) -> None:
+    """Replace the file; one that cannot be written is a warning, and changes no exit code."""
+    path = path_of(config)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no *.prom, which would be read
+    try:
+        samples = list(_samples(config, journal, _success(path, config.run_id)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text("".join(_text(config.run_id, samples)), encoding="utf-8")
+        draft.chmod(0o644)
+        store.sync(draft)
+        draft.replace(path)
+    except Exception as error:  # noqa: BLE001 - the audit is what counts
+        log.warning("metrics: %s cannot be written: %s", path, error)
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _samples(config: Config, journal: Journal, success: float | None) -> Iterator[Sample]:
+    attempt, counts = journal.attempt, journal.counts
+    ended = datetime.fromisoformat(attempt.ended) if attempt.ended else datetime.now(timezone.utc)
+    code = 1 if attempt.exit_code is None else attempt.exit_code
+    yield "exit_code", "Exit code of the last attempt.", {}, code
+    yield "last_attempt_timestamp_seconds", "When the last attempt ended.", {}, ended.timestamp()
+    success = ended.timestamp() if code in COMPLETE else success
+    if success is not None:
+        yield SUCCESS, "When an attempt last came to its end, whatever the gate said.", {}, success
+    for stage, seconds in attempt.seconds.items():
+        yield "stage_seconds", "Duration of a stage.", {"stage": stage}, seconds
+    for state in ("planned", "ok", "error"):
+        if state in counts:
+            yield "images", "Images by state.", {"state": state}, counts[state]
+    if attempt.images_per_second is not None:
+        yield "images_per_second", "Speed of the explain stage.", {}, attempt.images_per_second
+    if counts.get("labelled"):
+        accuracy = counts["correct"] / counts["labelled"]
+        yield "accuracy_ratio", "Share of labelled images predicted right.", {}, accuracy
+    for name, column in (("findings", "verdict"), ("suspects", "kind")):
+        for value, number in _counted(config, name, column).items():
+            yield name, f"{name.capitalize()} by {column}.", {column: value}, number
+    for check in journal.gate:
+        yield "gate_broken", "Whether a limit is broken.", {"key": check["key"]}, check["broken"]
+
+
+def _counted(config: Config, table: str, column: str) -> Counter[str]:
+    path = RunFolder(config.folder).analysis(table)
+    if not path.is_file():
+        return Counter()
+    return Counter(sorted(store.read(path, [column])[column].to_pylist()))
+
+
+def _text(run_id: str, samples: list[Sample]) -> Iterator[str]:
+    named: set[str] = set()
+    for name, words, labels, value in samples:
+        if name not in named:
+            named.add(name)
+            yield f"# HELP camaudit_{name} {words}\n# TYPE camaudit_{name} gauge\n"
+        told = ",".join(f"{key}={json.dumps(v)}" for key, v in {"run": run_id, **labels}.items())
+        yield f"camaudit_{name}{{{told}}} {float(value)!r}\n"
+
+
+def _success(path: Path, run_id: str) -> float | None:
+    """When the run last came to its end, as the earlier file says."""
+    start = re.escape(f'camaudit_{SUCCESS}{{run="{run_id}"}} ')
+    try:
+        found = re.search(rf"^{start}(\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return float(found[1]) if found else None
