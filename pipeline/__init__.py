@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipeline.figures import panels
     from pipeline.pictures import overlay
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0.dev0"
 __all__ = ["explain", "overlay", "panels"]
 
 _PLACES = {"explain": "explanation", "overlay": "pictures", "panels": "figures"}

@@ -56,7 +56,8 @@ def images(before: pa.Table, now: pa.Table) -> pa.Table:
         before, now: plans of the two runs.
     """
     there = pc.index_in(now["image_id"], before["image_id"].combine_chunks())
-    old = before["version"].take(there)
+    earlier = before["version"] if "version" in before.column_names else None  # before 0.3.0
+    old = pa.nulls(now.num_rows, pa.string()) if earlier is None else earlier.take(there)
     told = [
         _image_rows(NEW, now.filter(pc.is_null(there))),
         _image_rows(CHANGED, now.filter(pc.fill_null(pc.not_equal(old, now["version"]), False))),  # noqa: FBT003

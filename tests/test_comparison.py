@@ -191,3 +191,8 @@ def test_images_are_new_changed_or_gone() -> None:
     rows = [(row["subject"], row["change"], row["key"]) for row in found.to_pylist()]
     assert rows == [("image", "new", "e"), ("image", "changed", "b"), ("image", "gone", "a")]
     assert images(before, before).num_rows == 0
+    older = before.drop_columns(["version"])
+    assert images(older, plan(("b", "2"), ("e", "1")))["change"].to_pylist() == [
+        "new",
+        *["gone"] * 3,
+    ]
