@@ -65,7 +65,8 @@ class Rows:
         label = pa.array(index % len(names), pa.int32())
         ids = [f"{self.setup.class_names[i % len(names)]}/{i:07d}.jpg" for i in index.tolist()]
         shard = pa.array(index // SHARD, pa.int32())
-        columns = [pa.array(index), pa.array(ids), label, names.take(label), shard]
+        version = pa.array(index).cast(pa.string())
+        columns = [pa.array(index), pa.array(ids), label, names.take(label), shard, version]
         return pa.Table.from_arrays(columns, schema=plan_schema())
 
     def shard(self, planned: pa.Table, number: int) -> pa.Table:
@@ -226,9 +227,9 @@ def _findings(setup: Setup, plan: pa.Table) -> Made:
     return found, interventions, members
 
 
-def run_stages(wanted: list[str]) -> tuple[float, float]:
-    """Run rank and report as the command, and return its seconds and its peak memory in MiB."""
-    command = [sys.executable, "-m", "pipeline", *wanted, "stages=[rank,report]"]
+def run_stages(*wanted: str) -> tuple[float, float]:
+    """Run stages as the command, and return its seconds and its peak memory in MiB."""
+    command = [sys.executable, "-m", "pipeline", *wanted]
     begun = time.perf_counter()
     child = subprocess.Popen(command)  # noqa: S603 - our own command
     _, status, usage = os.wait4(child.pid, 0)
@@ -273,7 +274,7 @@ def main() -> None:
         begun = time.perf_counter()
         write_store(config, args.images, args.classes)
         print(f"store written in {time.perf_counter() - begun:.0f} s", flush=True)
-    wall, peak = run_stages(wanted)
+    wall, peak = run_stages(*wanted, "stages=[rank,report]")
     seconds = json.loads((config.folder / "run.json").read_text(encoding="utf-8"))["seconds"]
     report = config.folder / "report"
     sizes = [path.stat().st_size for path in report.rglob("*") if path.is_file()]
@@ -288,6 +289,9 @@ def main() -> None:
         f"{len(sizes):,} files"
     )
     print(f"the filter can be used after {ready:.2f} s and has answered after {answered:.2f} s")
+    shutil.copytree(config.folder, folder / "before", copy_function=os.link, dirs_exist_ok=True)
+    wall, peak = run_stages(*wanted, f"baseline={folder}/before", "stages=[compare]")
+    print(f"compare with a baseline as large {wall:.0f} s; peak memory {peak:,.0f} MiB")
     if args.folder is None:
         shutil.rmtree(folder)
 
