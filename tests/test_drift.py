@@ -29,7 +29,7 @@ def told(before: Sample, now: Sample) -> list[str]:
 
 @pytest.mark.parametrize("per_class", [LEAST, 300])
 def test_false_alarms_are_as_rare_as_the_rate_says(per_class: int) -> None:
-    nights = 200
+    nights = 120
     alarms = sum(
         bool(told(sample(2 * night, per_class), sample(2 * night + 1, per_class)))
         for night in range(nights)

@@ -76,9 +76,6 @@ def test_a_missing_part_and_the_command_that_goes_on(
     assert (code, content["parts"]["missing"]) == (75, [2])
     assert content["stages"]["explain"] == "missing"
     assert shlex.split(content["next"]) == ["camaudit", *SETTINGS]
-    ended = run(*shlex.split(content["next"])[1:], cwd=here)
-    assert ended.returncode == 0, ended.stderr
-    assert told(capsys)[0] == 0
 
 
 @pytest.mark.parametrize(
