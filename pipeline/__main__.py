@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import faults, metrics, ops, store, summary
+from pipeline import faults, metrics, ops, store, summary, tracking
 from pipeline.config import Config, conf_dir, load
 from pipeline.errors import AuditError, GateError, Stopped
 from pipeline.store import RunFolder
@@ -64,6 +64,7 @@ def audit(config: Config) -> None:
         journal.end("complete", 0)
     finally:
         metrics.write(config, journal)
+        tracking.write(config, journal)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def write(config: Config, journal: Journal) -> None:
     path = path_of(config)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no *.prom, which would be read
     try:
-        samples = list(_samples(config, journal, _success(path, config.run_id)))
+        found = list(samples(config, journal, _success(path, config.run_id)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text("".join(_text(config.run_id, samples)), encoding="utf-8")
+        draft.write_text("".join(_text(config.run_id, found)), encoding="utf-8")
         draft.chmod(0o644)
         store.sync(draft)
         draft.replace(path)
@@ -52,7 +52,8 @@ def write(config: Config, journal: Journal) -> None:
             draft.unlink()
 
 
-def _samples(config: Config, journal: Journal, success: float | None) -> Iterator[Sample]:
+def samples(config: Config, journal: Journal, success: float | None) -> Iterator[Sample]:
+    """All figures of a run; success is when it last came to its end, before this attempt."""
     attempt, counts = journal.attempt, journal.counts
     ended = datetime.fromisoformat(attempt.ended) if attempt.ended else datetime.now(timezone.utc)
     code = 1 if attempt.exit_code is None else attempt.exit_code
@@ -85,9 +86,9 @@ def _counted(config: Config, table: str, column: str) -> Counter[str]:
     return Counter(sorted(store.read(path, [column])[column].to_pylist()))
 
 
-def _text(run_id: str, samples: list[Sample]) -> Iterator[str]:
+def _text(run_id: str, found: list[Sample]) -> Iterator[str]:
     named: set[str] = set()
-    for name, words, labels, value in samples:
+    for name, words, labels, value in found:
         if name not in named:
             named.add(name)
             yield f"# HELP camaudit_{name} {words}\n# TYPE camaudit_{name} gauge\n"

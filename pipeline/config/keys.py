@@ -174,6 +174,14 @@ class GateConfig:
 
 
 @dataclass
+class MlflowConfig:
+    """Where attempts are logged to MLflow, if anywhere."""
+
+    tracking_uri: str | None = None
+    experiment: str = "camaudit"
+
+
+@dataclass
 class ReportConfig:
     """What the report shows."""
 
@@ -209,6 +217,7 @@ class Config:
     rank: RankConfig = field(default_factory=RankConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
     @property
     def folder(self) -> Path:
