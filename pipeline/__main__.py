@@ -5,16 +5,23 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import faults, metrics, ops, store, summary, tracking
-from pipeline.config import Config, conf_dir, load
-from pipeline.errors import AuditError, GateError, Stopped
+from pipeline import faults, metrics, ops, share, store, summary, tracking
+from pipeline.config import Config, ShareConfig, conf_dir, load
+from pipeline.errors import AuditError, GateError, Held, Stopped
+from pipeline.share import Share
 from pipeline.store import RunFolder
 
 log = logging.getLogger("camaudit")
+
+LOOKS_OF_LAST = 100
+"""At the lock, five seconds in all, by a share that finds all parts there."""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -22,13 +29,46 @@ def main(composed: DictConfig) -> None:
     """Run the audit and exit; Hydra drops return values."""
     try:
         config = load(composed)
-        with ops.signals(), ops.lock(config.folder):
-            audit(config)
+        with ops.signals():
+            mine = share.of(config.shard)
+            if mine.is_whole:
+                with ops.lock(config.folder):
+                    audit(config)
+            else:
+                audit_share(config, mine)
     except (AuditError, Stopped) as error:
         for line in str(error).splitlines():
             log.error("%s", line)
         sys.exit(error.exit_code)
     sys.exit(0)
+
+
+def audit_share(config: Config, mine: Share) -> None:
+    """Compute a share of the images; whoever is the last to be done runs all other stages.
+
+    Raises:
+        AuditError: what ended the run.
+    """
+    if "explain" in config.stages:
+        with ops.lock(config.folder, mine):
+            journal = ops.Journal(config)
+            with _ended(journal), faults.told(), journal.stage("explain"):
+                importlib.import_module("pipeline.stages.explain").run(config, journal)
+        run = RunFolder(config.folder)
+        missing = store.missing_shards(run, store.read_plan(run, []).setup)
+        if missing:
+            told = "%d parts of other shares are missing (first: part-%05d)"
+            log.info(f"share %s is done; {told}", mine.name, len(missing), missing[0])
+            return
+    elif mine.index > 0:
+        log.info("share %s has nothing to do; share 0 runs stages other than explain", mine.name)
+        return
+    try:
+        # Others may look for a moment whether they are the last.
+        with ops.lock(config.folder, looks=LOOKS_OF_LAST):
+            audit(replace(config, shard=ShareConfig(0, 1)))
+    except Held:
+        log.info("share %s is done; another one goes on with the other stages", mine.name)
 
 
 def audit(config: Config) -> None:
@@ -41,13 +81,24 @@ def audit(config: Config) -> None:
         store.sweep(RunFolder(config.folder))
         journal = ops.Journal(config)
     try:
-        with faults.told():
-            for name in config.stages:
-                with journal.stage(name):
-                    importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
-        summary.tell(config, journal)
-        summary.check_errors(config, journal)
-        summary.check_gate(config, journal)
+        with _ended(journal):
+            with faults.told():
+                for name in config.stages:
+                    with journal.stage(name):
+                        importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
+            summary.tell(config, journal)
+            summary.check_errors(config, journal)
+            summary.check_gate(config, journal)
+    finally:
+        metrics.write(config, journal)
+        tracking.write(config, journal)
+
+
+@contextmanager
+def _ended(journal: ops.Journal) -> Iterator[None]:
+    """Notes how the attempt ended, whatever happens."""
+    try:
+        yield
     except Stopped as error:
         journal.end("aborted", error.exit_code, str(error))
         raise
@@ -62,9 +113,6 @@ def audit(config: Config) -> None:
         raise
     else:
         journal.end("complete", 0)
-    finally:
-        metrics.write(config, journal)
-        tracking.write(config, journal)
 
 
 if __name__ == "__main__":

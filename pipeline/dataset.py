@@ -249,13 +249,16 @@ def batches(wanted: Mapping[int, Sequence[int]], setup: Setup) -> list[Sequence[
 
 
 def workers(setting: int | str) -> int:
-    """Number of loader processes: auto leaves one of the allowed cores to the main process."""
+    """Number of loader processes: auto leaves one of the allowed cores to the main process.
+
+    Processes that torchrun started on this machine have an equal share of the cores.
+    """
     if isinstance(setting, int):
         return setting
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, min(cores - 1, 16))
+    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 16))
 
 
 def collate(samples: list[Sample]) -> Batch:

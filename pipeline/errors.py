@@ -38,6 +38,10 @@ class NotFinished(AuditError):  # noqa: N818 - a state, not a fault
     exit_code = 75
 
 
+class Held(NotFinished):
+    """Another process is at work in the run (exit code 75)."""
+
+
 class Stopped(BaseException):
     """A signal ended the run (exit code 128 + signal number).
 

@@ -25,9 +25,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from pipeline import __version__, store
+from pipeline import __version__, share, store
 from pipeline.config import Config, load
-from pipeline.errors import AuditError, ConfigError, NotFinished, Stopped
+from pipeline.errors import AuditError, ConfigError, Held, NotFinished, Stopped
+from pipeline.share import WHOLE, Share
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ class Journal:
     """run.json: the state of a run and of every attempt at it, replaced whole at each change."""
 
     def __init__(self, config: Config) -> None:
-        self.path = config.folder / "run.json"
+        mine = share.of(config.shard)
+        name = "run.json" if mine.is_whole else f"shares/{mine.name}.json"
+        self.path = config.folder / name
         self.config = asdict(config)
         self.attempt = Attempt(started=_now())
         earlier = self._earlier()
@@ -184,29 +187,59 @@ def check_space(folder: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, mine: Share = WHOLE, looks: int = LOOKS) -> Iterator[None]:
     """Hold a run folder for this process; the kernel lets go of it however the process ends.
 
+    Shares of a run hold one lock each, and keep out whoever wants the whole run, as it does them.
+
     Raises:
-        NotFinished: where another process holds it.
+        Held: where another process holds it.
         ConfigError: where the folder cannot be made or written.
     """
     make_folder(folder)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with _held(folder / (".lock" if mine.is_whole else f".lock-{mine.name}"), looks):
+        for other in folder.glob(".lock-*") if mine.is_whole else [folder / ".lock"]:
+            with _held(other, LOOKS):
+                pass
+        yield
+
+
+@contextmanager
+def planning(folder: Path, mine: Share) -> Iterator[None]:
+    """Alone among the shares of a run: the first one plans, the others find its plan."""
+    if mine.is_whole:
+        yield
+        return
+    descriptor = os.open(folder / ".planning", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _take(descriptor, folder)
+        while True:  # not asked to wait, which no signal would end
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path) -> None:
-    for attempt in range(LOOKS):
+@contextmanager
+def _held(path: Path, looks: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _take(descriptor, path.parent, looks)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path, looks: int) -> None:
+    for attempt in range(looks):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if attempt + 1 == LOOKS:
-                raise NotFinished(f"another camaudit is at work in {folder}") from error
+            if attempt + 1 == looks:
+                raise Held(f"another camaudit is at work in {folder}") from error
             time.sleep(0.05)
         else:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -268,16 +268,20 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
     return rows and fits and in_place
 
 
-def missing_shards(run: RunFolder, setup: Setup) -> list[int]:
-    """Shards that have no committed part yet, as their footers say."""
-    return [shard for shard in range(setup.n_shards) if not is_committed(run, setup, shard)]
+def missing_shards(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
+    """Those of the shards (None: all) that have no committed part yet, as their footers say."""
+    shards = range(setup.n_shards) if shards is None else shards
+    return [shard for shard in shards if not is_committed(run, setup, shard)]
 
 
-def verify(run: RunFolder, setup: Setup) -> list[int]:
-    """Shards whose part is missing or not as it was committed; every byte is read again."""
+def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
+    """Those of the shards (None: all) whose part is missing or not as it was committed.
+
+    Every byte is read again.
+    """
     return [
         shard
-        for shard in range(setup.n_shards)
+        for shard in (range(setup.n_shards) if shards is None else shards)
         if not (_is_sealed(run.part(shard)) and is_committed(run, setup, shard))
     ]
 

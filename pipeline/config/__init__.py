@@ -31,6 +31,7 @@ from pipeline.config.keys import (
     PreprocessConfig,
     RankConfig,
     ReportConfig,
+    ShareConfig,
     TorchvisionDataset,
     ZooModel,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "PreprocessConfig",
     "RankConfig",
     "ReportConfig",
+    "ShareConfig",
     "TorchvisionDataset",
     "ZooModel",
     "conf_dir",

@@ -128,11 +128,13 @@ ONE_OF = {
     "precision": (AUTO, "fp32", "bf16", "fp16"),
     "cam.method": ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam"),
     "model.output": ("multiclass", "binary", "multilabel"),
-    "executor.name": ("local",),
+    "executor.name": ("local", "ray"),
 }
 LEAST = {
     "seed": 0,
     "loader.shard_size": 1,
+    "executor.tries": 1,
+    "executor.timeout": 1,
     "cam.embedding_dim": 1,
     "data.max_pixels": 1,
     "analysis.sample_per_class": 1,
@@ -153,7 +155,16 @@ SHARES = (
     "report.alpha",
     "alpha",
 )
-COUNTS = {"loader.batch_size": 1, "loader.num_workers": 0, "batch_size": 1}
+COUNTS = {
+    "loader.batch_size": 1,
+    "loader.num_workers": 0,
+    "batch_size": 1,
+    "executor.workers": 1,
+    "executor.cpus_per_worker": 1,
+    "executor.gpus_per_worker": 0,
+    "shard.index": 0,
+    "shard.count": 1,
+}
 """Least values of what may also be auto."""
 
 

@@ -116,9 +116,23 @@ class CamConfig:
 
 @dataclass
 class ExecutorConfig:
-    """Where shards are computed."""
+    """Where shards are computed; the keys after the name are Ray's."""
 
     name: str = "local"
+    address: str | None = None
+    workers: int | str = AUTO
+    cpus_per_worker: int | str = AUTO
+    gpus_per_worker: float | str = AUTO
+    tries: int = 3
+    timeout: float = 120.0
+
+
+@dataclass
+class ShareConfig:
+    """Which share of the shards this process computes; auto asks torchrun and Slurm."""
+
+    index: int | str = AUTO
+    count: int | str = AUTO
 
 
 @dataclass
@@ -211,6 +225,7 @@ class Config:
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    shard: ShareConfig = field(default_factory=ShareConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Advance = Callable[[int], object]
-Work = Callable[[list[int], Advance], None]
+from pipeline.config import ExecutorConfig
+from pipeline.executors import Advance, Task
 
 
-def run(work: Work, shards: list[int], advance: Advance) -> None:
+def run(_settings: ExecutorConfig, task: Task, shards: list[int], advance: Advance) -> None:
     """Compute the shards here."""
-    work(shards, advance)
+    task.here(shards, advance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from pipeline.config import AUTO
@@ -19,7 +21,7 @@ def pick_device(wanted: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if wanted == AUTO:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _of_this_process() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
@@ -28,3 +30,11 @@ def pick_device(wanted: str) -> torch.device:
             f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
         ) from error
     return device
+
+
+def _of_this_process() -> torch.device:
+    """The GPU that torchrun means for a process, the first one where nobody says."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None:
+        return torch.device("cuda")
+    return torch.device("cuda", int(rank) % torch.cuda.device_count())

@@ -10,12 +10,11 @@ import importlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,53 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import dataset, engine, model, plan, rows, store, summary
+from pipeline import dataset, engine, rows, share, store, summary
 from pipeline.batching import Halving
-from pipeline.config import Config
+from pipeline.config import AUTO, Config
 from pipeline.dataset import Batch
-from pipeline.known import NONE, Known, of_baseline, of_itself
-from pipeline.model import Classifier
-from pipeline.model.device import pick_device
+from pipeline.executors import Advance, Task, Work
+from pipeline.job import Job, KnownShards, join, prepare, retried
 from pipeline.ops import Journal, progress
 from pipeline.rows import Explained, by_shard
-from pipeline.sources import open_source
-from pipeline.sources.source import Source
-from pipeline.store import Plan, RunFolder
 
 log = logging.getLogger(__name__)
 
 BEHIND = 2
 """Shards that may wait to be written; more would be memory spent on a disk that cannot follow."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to compute shards."""
-
-    config: Config
-    run: RunFolder
-    plan: Plan
-    source: Source
-    classifier: Classifier
-    device: torch.device
-    known: list[tuple[set[int], Known]]
-    """Shards, and rows of them that need not be computed; the first that has a shard counts."""
-
-    def planned(self, shard: int) -> pa.Table:
-        """The planned images of a shard."""
-        positions = self.plan.setup.rows(shard)
-        return self.plan.table.slice(positions[0], len(positions))
-
-    def known_of(self, shard: int) -> Known | None:
-        """Where rows of a shard may be taken from."""
-        return next((known for shards, known in self.known if shard in shards), None)
-
-    def wanted(self, shard: int) -> Sequence[int]:
-        """Positions of a shard that are to be computed."""
-        positions, known = self.plan.setup.rows(shard), self.known_of(shard)
-        if known is None:
-            return positions
-        return [index for index in positions if known.where[index] == NONE]
 
 
 def run(config: Config, journal: Journal) -> None:
@@ -81,66 +46,43 @@ def run(config: Config, journal: Journal) -> None:
     """
     job = prepare(config, journal)
     setup = job.plan.setup
-    missing = store.verify(job.run, setup)
+    mine = share.of(config.shard).shards(setup.n_shards)
+    missing = store.verify(job.run, setup, mine)
     if config.retry_errors:
-        missing = _retried(job, missing)
+        missing = retried(job, missing, mine)
     planned = sum(len(setup.rows(shard)) for shard in missing)
     todo = sum(len(job.wanted(shard)) for shard in missing)
-    log.info("%d images to explain, %d are done", todo, setup.n_images - planned)
+    done = sum(len(setup.rows(shard)) for shard in mine) - planned
+    log.info("%d images to explain, %d are done", todo, done)
     if planned > todo:
         log.info("%d more are as they were; their rows are taken over", planned - todo)
     if missing:
         execute = importlib.import_module(f"pipeline.executors.{config.executor.name}").run
+        task = Task(
+            here=partial(explain_shards, job),
+            elsewhere=partial(_joined, replace(config, device=job.device.type), job.known),
+            missing=partial(store.missing_shards, job.run, setup),
+            device=job.device.type,
+        )
         begun = time.perf_counter()
-        with progress(setup.n_images, setup.n_images - todo) as advance:
-            execute(partial(explain_shards, job), missing, advance)
+        with progress(todo + done, done) as advance:
+            execute(config.executor, task, missing, advance)
         journal.attempt.images = todo
         journal.attempt.images_per_second = round(todo / (time.perf_counter() - begun), 2)
-    summary.review(job.run, setup, journal)
+    if len(mine) == setup.n_shards:
+        summary.review(job.run, setup, journal)
 
 
-def _retried(job: Job, missing: list[int]) -> list[int]:
-    """The missing shards and those that hold errors, whose good rows are kept."""
-    done = sorted(set(range(job.plan.setup.n_shards)) - set(missing))
-    known, failed = of_itself(job.run, job.plan.setup, done)
-    job.known.insert(0, (set(failed), known))
-    return sorted({*missing, *failed})
+def _joined(config: Config, known: KnownShards, cores: int) -> Work:
+    """The work in another process, which opens pictures and model for itself."""
+    torch.set_num_threads(cores)
+    loaders = config.loader
+    if loaders.num_workers == AUTO:
+        loaders = replace(loaders, num_workers=cores - 1)
+    return partial(explain_shards, join(replace(config, loader=loaders), known))
 
 
-def prepare(config: Config, journal: Journal) -> Job:
-    """Open the source, load the model, decide what is left open, and commit the plan.
-
-    Raises:
-        ConfigError, DataError: as `run`.
-    """
-    folder, device = RunFolder(config.folder), pick_device(config.device)
-    journal.attempt.device = str(device)
-    journal.warnings.clear()
-    source = open_source(config.dataset, config.data.max_pixels)
-    if source.ignored:
-        files = ", ".join(f"{count} {suffix}" for suffix, count in source.ignored.items())
-        log.info("files that are no images were left out: %s", files)
-    classifier = model.load(config.model, device, config.seed)
-    planned, ready = plan.make(config, folder, source, classifier, device)
-    journal.engine = planned.setup.decided | planned.setup.measured
-    for warning in planned.setup.warnings:
-        journal.warn(warning)
-    known = _of_baseline(config, planned, journal) if config.baseline else []
-    return Job(config, folder, planned, source, ready, device, known)
-
-
-def _of_baseline(config: Config, planned: Plan, journal: Journal) -> list[tuple[set[int], Known]]:
-    """Rows of images that are as they were in the baseline, for every shard."""
-    known, reasons = of_baseline(Path(str(config.baseline)), RunFolder(config.folder), planned)
-    if known is None:
-        told = f"no row could be taken over from {config.baseline}: {'; '.join(reasons)}"
-        log.warning("%s; all images are computed", told)
-        journal.engine["baseline"] = told  # it costs time, but says nothing against the audit
-        return []
-    return [(set(range(planned.setup.n_shards)), known)]
-
-
-def explain_shards(job: Job, shards: list[int], advance: Callable[[int], object]) -> None:
+def explain_shards(job: Job, shards: list[int], advance: Advance) -> None:
     """Compute shards and commit each when the last of its images is done."""
     setup, classifier = job.plan.setup, job.classifier
     wanted = {shard: job.wanted(shard) for shard in shards}
