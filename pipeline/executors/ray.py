@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline import faults
 from pipeline.config import AUTO, ExecutorConfig
-from pipeline.errors import AuditError, ConfigError, NotFinished, some
+from pipeline.errors import AuditError, ConfigError, NotFinished, Stopped, some
 from pipeline.executors import Advance, Task, Work
 from pipeline.ops import versions
 
@@ -46,8 +46,8 @@ def run(settings: ExecutorConfig, task: Task, shards: list[int], advance: Advanc
         NotFinished: nobody answers, no worker can be started, or shards that were given up.
         ConfigError: machines that differ from this one, or do not write where this one reads.
     """
-    with _cluster(settings):
-        crew = Crew(settings, task, Queue(shards, settings.tries), advance)
+    with _cluster(settings) as signals:
+        crew = Crew(settings, task, Queue(shards, settings.tries), advance, signals)
         try:
             crew.work(_size(settings, task.device, len(shards)))
         finally:
@@ -146,6 +146,8 @@ class Crew:
     task: Task
     queue: Queue
     advance: Advance
+    signals: list[int] = field(default_factory=list)
+    """Those that arrived."""
     started: dict[Any, Any] = field(default_factory=dict)
     """Workers by the answer awaited to whether they are there, to opening, to shards."""
     opening: dict[Any, Any] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class Crew:
         """Let so many workers compute what waits.
 
         Raises:
+            Stopped: by a signal.
             NotFinished, ConfigError: as run().
         """
         self.elsewhere = ray.put(self.task.elsewhere)
@@ -166,6 +169,8 @@ class Crew:
         while self._hand_out():
             awaited = [*self.started, *self.opening, *self.busy]
             done, _ = ray.wait(awaited, timeout=1.0)
+            if self.signals:
+                raise Stopped(self.signals[0])
             for answer in done:
                 self._hear(answer)
             if self.opening or self.busy or self.idle:
@@ -275,8 +280,11 @@ def _cpus(settings: ExecutorConfig, device: str) -> int:
 
 
 @contextmanager
-def _cluster(settings: ExecutorConfig) -> Iterator[None]:
-    """Connected to the cluster of the settings, or to one of this machine's own for so long."""
+def _cluster(settings: ExecutorConfig) -> Iterator[list[int]]:
+    """Connected to the cluster of the settings, or to one of this machine's own for so long.
+
+    Yields the signals that arrive: a handler that raised inside Ray would be lost in its C++.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network but for the work
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
@@ -296,10 +304,13 @@ def _cluster(settings: ExecutorConfig) -> Iterator[None]:
     except RuntimeError as error:  # so it is when versions differ
         raise ConfigError(f"executor.address: {settings.address}: {_reason(error)}") from error
     try:
-        for number, handler in handlers.items():  # Ray's would exit with a code of its own
-            signal.signal(number, handler)
-        yield
+        signals: list[int] = []
+        for number in handlers:  # Ray's own would exit with a code of its own
+            signal.signal(number, lambda arrived, _frame: signals.append(arrived))
+        yield signals
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         ray.shutdown()
 
 
