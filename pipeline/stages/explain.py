@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from pipeline.known import NONE, Known, of_baseline, of_itself
 from pipeline.model import Classifier
 from pipeline.model.device import pick_device
 from pipeline.ops import Journal, progress
+from pipeline.places import place
 from pipeline.rows import Explained, by_shard
 from pipeline.sources import open_source
 from pipeline.sources.source import Source
@@ -131,7 +131,7 @@ def prepare(config: Config, journal: Journal) -> Job:
 
 def _of_baseline(config: Config, planned: Plan, journal: Journal) -> list[tuple[set[int], Known]]:
     """Rows of images that are as they were in the baseline, for every shard."""
-    known, reasons = of_baseline(Path(str(config.baseline)), RunFolder(config.folder), planned)
+    known, reasons = of_baseline(place(str(config.baseline)), RunFolder(config.folder), planned)
     if known is None:
         told = f"no row could be taken over from {config.baseline}: {'; '.join(reasons)}"
         log.warning("%s; all images are computed", told)
