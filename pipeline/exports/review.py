@@ -46,7 +46,7 @@ class Review:
 
     @property
     def root(self) -> Path | None:
-        """The absolute folder that image ids are relative to; None without files on this machine."""
+        """The absolute folder that image ids are relative to; None without files on this disk."""
         settings = self.setup.settings
         if settings["dataset.kind"] == "image_folder":
             root = places.place(settings["dataset.root"])

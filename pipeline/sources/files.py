@@ -179,7 +179,9 @@ def _root(key: str, path: str, names: list[str] | None = None) -> Root:
 def _common(names: list[str]) -> str:
     """The folder that all names begin with."""
     first, last = min(names, default=""), max(names, default="")
-    same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
     return first[:same].rpartition("/")[0]
 
 
