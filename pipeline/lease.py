@@ -111,7 +111,7 @@ def held(run: Path) -> Iterator[None]:
     try:
         _take(lease)
     except StoreError as error:
-        raise ConfigError(f"output_dir: nothing can be written to {error}") from error
+        raise ConfigError(f"output_dir: nothing can be written: {error}") from error
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         raise Superseded(f"{lease.lost}; run the same command again to go on")

@@ -8,6 +8,7 @@ answer for a file that is not there. No filesystem is used after a fork: each pr
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -112,6 +113,8 @@ def filesystem(where: str | Path) -> Any:
             raise _lacking(url, error) from error
         except Exception as error:  # whatever the protocol's package raises
             raise ConfigError(f"{url} cannot be used: {reason(error)}") from error
+        for name in ("botocore", "aiobotocore"):  # where each finds its credentials
+            logging.getLogger(name).setLevel(logging.WARNING)
         _opened[anchor, os.getpid()] = known
     return known
 
@@ -143,15 +146,8 @@ def get(path: Path, *, last: int | None = None) -> bytes | None:
 
 
 def fetch(url: str, most: int) -> bytes:
-    """The bytes of an object, at most so many, by one request.
-
-    Raises:
-        StoreError: there is no such object; the store does not answer or refuses.
-    """
-    try:
-        return cast("bytes", filesystem(url).cat_file(key_of(url), end=most))
-    except Exception as error:  # each library has its own; the url stands beside it
-        raise StoreError(reason(error)) from error
+    """The bytes of an object, at most so many, by one request; raises what its library raises."""
+    return cast("bytes", filesystem(url).cat_file(key_of(url), end=most))
 
 
 def _cat(path: Path, last: int | None) -> bytes:

@@ -91,7 +91,7 @@ class Bucket:
             StoreError: no such bucket; the store does not answer or refuses.
         """
         self.url, start = url.rstrip("/"), f"{below}/" if below else ""
-        found = places.listed(f"{self.url}/{start}")
+        found = places.listed(f"{self.url}/{below}".rstrip("/"))
         self._sizes = {start + name: int(info["size"] or 0) for name, info in found.items()}
         self._stamps = {start + name: places.stamp(info) for name, info in found.items()}
 
@@ -110,14 +110,22 @@ class Bucket:
         """As Root has it; what is too large or empty is not asked for."""
         check_size(self._sizes.get(name, 1))
         try:
-            data = self.content(name)
-        except OSError as error:
-            raise DecodeError(f"cannot be read: {error}") from error
+            data = self._fetched(name)
+        except DecodeError:  # it took too long
+            raise
+        except Exception as error:  # each protocol's library has its own
+            raise DecodeError(f"cannot be read: {places.reason(error)}") from error
         check_size(len(data))
         return data
 
     def content(self, name: str) -> bytes:
-        """As Root has it, by one request."""
+        """As Root has it."""
+        try:
+            return self._fetched(name)
+        except Exception as error:  # as above
+            raise OSError(places.reason(error)) from error
+
+    def _fetched(self, name: str) -> bytes:
         url = name if places.protocol_of(name) else f"{self.url}/{name}"
         return places.fetch(url, MAX_FILE_BYTES + 1)
 
