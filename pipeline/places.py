@@ -88,7 +88,7 @@ def check_writable(key: str, text: str) -> None:
     if protocol not in (None, "file", *RULES):
         raise ConfigError(
             f"{key}: {text} cannot be written to: {protocol} has neither a PUT of whole objects "
-            f"nor an atomic rename; what has: folders, {', '.join(RULES)}"
+            f"nor an atomic rename; what has: folders, {', '.join(r for r in RULES if r != 'memory')}"
         )
 
 
