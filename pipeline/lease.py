@@ -103,7 +103,7 @@ def held(run: Path) -> Iterator[None]:
     """Hold a run in a bucket for this process, from its main thread.
 
     Raises:
-        NotFinished: where another process holds it.
+        NotFinished: where another process holds it, or the store does not answer.
         ConfigError: where nothing can be written there.
         Superseded: at any moment inside, where it was lost.
     """
@@ -111,7 +111,8 @@ def held(run: Path) -> Iterator[None]:
     try:
         _take(lease)
     except StoreError as error:
-        raise ConfigError(f"output_dir: nothing can be written: {error}") from error
+        kind = NotFinished if places.is_unreachable(error) else ConfigError
+        raise kind(f"output_dir: nothing can be written: {error}") from error
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         raise Superseded(f"{lease.lost}; run the same command again to go on")
@@ -141,21 +142,27 @@ def is_held(run: Path) -> bool:
 
 
 def _take(lease: Lease) -> None:
-    if _create(lease):
-        return
+    """Make the lease ours, where it is nobody's; a store that knows no exclusive PUT is looked at
+    before and after, which leaves it a moment in which two may think so.
+    """
     holder = _read(lease.path)
     if holder and not _is_stale(lease.path, holder):
-        raise NotFinished(
-            f"another camaudit is at work in {lease.run}: process {holder.get('pid')} on "
-            f"{holder.get('host')}; if it was killed, its lock ends {STALE:g} s later"
-        )
+        raise _at_work(lease.run, holder)
     if holder and _read(lease.path) == holder:
         places.remove(lease.path)
     taken = _create(lease)
     if taken and holder:
         time.sleep(SETTLE)
-    if not taken or _read(lease.path).get("token") != lease.token:
-        raise NotFinished(f"another camaudit is at work in {lease.run}")
+    found = _read(lease.path)
+    if not taken or found.get("token") != lease.token:
+        raise _at_work(lease.run, found)
+
+
+def _at_work(run: Path, holder: dict[str, Any]) -> NotFinished:
+    return NotFinished(
+        f"another camaudit is at work in {run}: process {holder.get('pid')} on "
+        f"{holder.get('host')}; if it was killed, its lock ends {STALE:g} s later"
+    )
 
 
 def _create(lease: Lease) -> bool:

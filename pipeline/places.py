@@ -86,9 +86,10 @@ def check_writable(key: str, text: str) -> None:
     """
     protocol = protocol_of(text)
     if protocol not in (None, "file", *RULES):
+        known = ", ".join(name for name in RULES if name != "memory")
         raise ConfigError(
             f"{key}: {text} cannot be written to: {protocol} has neither a PUT of whole objects "
-            f"nor an atomic rename; what has: folders, {', '.join(r for r in RULES if r != 'memory')}"
+            f"nor an atomic rename; what has: folders, {known}"
         )
 
 
@@ -122,6 +123,13 @@ def filesystem(where: str | Path) -> Any:
 def key_of(where: str | Path) -> str:
     """What the filesystem calls a place."""
     return str(filesystem(where)._strip_protocol(str(where)))
+
+
+def is_unreachable(error: StoreError) -> bool:
+    """Whether a server did not answer, as it may later; else it refused, as it will again."""
+    cause = error.__cause__
+    named = re.search("Connect|Timeout|Disconnect", type(cause).__name__)
+    return isinstance(cause, ConnectionError | TimeoutError) or named is not None
 
 
 def reason(error: BaseException) -> str:

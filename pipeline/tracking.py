@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import metrics
 from pipeline.config import Config, leaves
 from pipeline.ops import Journal
-from pipeline.places import fetched, is_remote
+from pipeline.places import fetched, is_remote, listed
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _figures(config: Config, journal: Journal) -> Iterator[tuple[str, float]]:
 
 def _write_files(client: Any, run_id: str, folder: RunFolder) -> None:
     for path, place in ((folder.analysis("").parent, "analysis"), (folder.report, "report")):
-        if is_remote(path) or path.is_dir():
+        if listed(path) if is_remote(path) else path.is_dir():
             with fetched(path) as copy:
                 client.log_artifacts(run_id, str(copy), place)
     with fetched(folder.path / "run.json") as copy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -23,10 +24,10 @@ from moto.server import ThreadedMotoServer
 from test_command import tables
 from test_store import SETUP, part
 
-from pipeline import faults, lease, places, store
+from pipeline import faults, lease, ops, places, store
 from pipeline.__main__ import audit
 from pipeline.commands import export, show, status
-from pipeline.config import Config, Manifest
+from pipeline.config import Config, ImageFolder, Manifest
 from pipeline.errors import ConfigError, DataError, NotFinished, Superseded
 from pipeline.places import StoreError, place
 from pipeline.sources import open_source
@@ -314,8 +315,6 @@ def test_places_that_are_not_there(
     small_model: list[str],
     configure: Callable[..., Config],
 ) -> None:
-    from pipeline import ops
-
     write_images(tmp_path / "photos", 1)
     given = [f"dataset.root={tmp_path}/photos"] if len(overrides) == 1 else []
     config = configure(*small_model, *given, *overrides)
@@ -342,8 +341,10 @@ def test_no_rights_and_no_answer_are_one_line(
     ended = command(
         *small_model, "dataset.root=photos", "output_dir=s3://audits/runs", cwd=tmp_path
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 75
     assert "Traceback" not in ended.stderr
+    with pytest.raises(NotFinished, match="photos: Could not connect to"):
+        open_source(ImageFolder(root="s3://audits/photos"), 10**6)
     assert "nothing can be written: s3://audits/runs/audit/.lock: Could not connect" in ended.stderr
     with pytest.raises(NotFinished, match=r"x\.parquet: .*what was committed stays"), faults.told():
         store.write(pa.table({"a": [1]}), place("s3://audits/x.parquet"))
@@ -364,6 +365,42 @@ def test_without_the_extra_it_is_named(package: str, monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ConfigError, match=r"s3://x/y: pip install \"camaudit\[remote\]\""):
         place("s3://x/y")
+
+
+def test_a_folder_of_a_bucket_is_copied_for_tools_that_want_one(s3: Any, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 1)
+    upload(s3, tmp_path / "photos")
+    with places.fetched(place("s3://audits/photos")) as copy:
+        assert copy.name == "photos"
+        assert sorted(p.name for p in copy.rglob("*.png")) == ["0000.png"] * 3
+        assert (copy / "cat" / "0000.png").is_file()
+    assert not copy.exists()
+
+
+def test_a_report_brought_anew_leaves_nothing_of_the_old_one(s3: Any, tmp_path: Path) -> None:
+    to = place("s3://audits/runs/audit/report")
+    for names in (["index.html", "a/old.js"], ["index.html", "a/new.js"]):
+        folder = tmp_path / names[1].replace("/", "-")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        places.upload(folder, to, last="index.html")
+    assert keys(s3) == ["runs/audit/report/a/new.js", "runs/audit/report/index.html"]
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(s3: Any) -> None:
+    s3.put_object(Bucket="audits", Key="x", Body=b"x")
+    for _ in range(2):
+        assert places.get(place("s3://audits/x")) == b"x"
+        process = os.fork()
+        if not process:
+            read = places.fetch("s3://audits/x", 10)
+            gc.collect()
+            os._exit(read != b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        begun = time.monotonic()
+        assert places.get(place("s3://audits/x")) == b"x"
+        assert time.monotonic() - begun < 2
 
 
 def test_places_of_this_machine_stay_paths(tmp_path: Path) -> None:
@@ -483,8 +520,6 @@ def test_a_bucket_is_listed_once_and_each_picture_is_one_request(
     def rule(method: str, path: str) -> str:
         asked.append(f"{method} {path.partition('?')[0]}")
         return PASS
-
-    from pipeline.config import ImageFolder
 
     here = open_source(ImageFolder(root=str(tmp_path / "photos")), 10**6)
     with buckets.proxy(server, rule) as url:

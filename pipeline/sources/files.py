@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import places
 from pipeline.config import ImageFolder, Manifest
 from pipeline.decode import DecodeError, decode
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.places import StoreError, place
 from pipeline.sources.roots import Bucket, Folder, Root
 from pipeline.sources.source import (
@@ -189,7 +189,12 @@ def _bucket(key: str, url: str, below: str = "") -> Bucket:
     try:
         return Bucket(url, below)
     except StoreError as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise _failed(key, error) from error
+
+
+def _failed(key: str, error: StoreError) -> ConfigError | NotFinished:
+    kind = NotFinished if places.is_unreachable(error) else ConfigError
+    return kind(f"{key}: {error}")
 
 
 def _manifest_table(config: Manifest) -> pa.Table:
@@ -197,7 +202,7 @@ def _manifest_table(config: Manifest) -> pa.Table:
     try:
         there = places.is_file(path)
     except StoreError as error:
-        raise ConfigError(f"dataset.path: {error}") from error
+        raise _failed("dataset.path", error) from error
     if not there:
         raise ConfigError(f"dataset.path: there is no file {path}")
     if config.box_columns and len(config.box_columns) != 4:
