@@ -90,6 +90,9 @@ class Rows:
             DataError: naming the part that is damaged.
         """
         with self._damage_named():
+            if places.is_remote(self.parts[0]):
+                windows = self._windows(places.SIDE_BY_SIDE)
+                return pa.concat_tables([some.to_table(**scan) for some in windows])
             return self._dataset.to_table(**scan)
 
     def at(self, index: NDArray[np.int64], columns: list[str] | None) -> pa.Table:
@@ -110,9 +113,12 @@ class Rows:
         pyarrow would read ahead of a slow taker until it holds all parts, so it is given a few.
         """
         with self._damage_named():
-            for start in range(0, len(self.parts), PARTS_AHEAD):
-                some = _scannable(self.parts[start : start + PARTS_AHEAD])
+            for some in self._windows(PARTS_AHEAD):
                 yield from some.to_batches(**scan)
+
+    def _windows(self, n_parts: int) -> Iterator[ds.Dataset]:
+        for start in range(0, len(self.parts), n_parts):
+            yield _scannable(self.parts[start : start + n_parts])
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -132,24 +138,27 @@ def _scannable(parts: list[Path]) -> ds.Dataset:
     return ds.dataset(
         [str(part) for part in parts],
         format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
-        filesystem=pa.fs.PyFileSystem(_Whole(places.filesystem(parts[0]))) if remote else None,
+        filesystem=pa.fs.PyFileSystem(_Fetched(parts)) if remote else None,
     )
 
 
-class _Whole(pa.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow is not typed
-    """Opens a part by one request for all of it: a part is small, and every request is slow."""
+class _Fetched(pa.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow is not typed
+    """Parts in memory, all asked for at once: a part is small, every request is slow, and pyarrow
+    would ask for one after the other.
+    """
+
+    def __init__(self, parts: list[Path]) -> None:
+        super().__init__(places.filesystem(parts[0]))
+        with ThreadPoolExecutor(places.SIDE_BY_SIDE) as pool:
+            self.contents = dict(zip(map(str, parts), pool.map(places.get, parts), strict=True))
 
     def normalize_path(self, path: str) -> str:
         """A URL as it is."""
         return path
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """The part in memory.
-
-        Raises:
-            StoreError: the store does not answer or refuses.
-        """
-        content = places.get(places.place(path))
+        """The part in memory."""
+        content = self.contents[path]
         if content is None:
             raise FileNotFoundError(f"{path} is not there")
         return pa.BufferReader(content)
