@@ -131,13 +131,14 @@ def test_a_run_from_bucket_to_bucket_is_that_of_this_machine(
     configure: Callable[..., Config],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_images(tmp_path / "photos", 12)
+    write_images(tmp_path / "photos", 6)
     (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"no picture")
     (tmp_path / "photos" / ".hidden").mkdir()
     (tmp_path / "photos" / ".hidden" / "x.png").write_bytes(b"hidden")
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     upload(s3, tmp_path / "photos")
-    given = [*small_model, "loader.num_workers=2", "loader.shard_size=8", "report.suspects=8"]
+    given = [*small_model, "loader.num_workers=2", "loader.shard_size=8"]
+    given += ["report.suspects=4", "report.examples=4"]
     there = command(
         *given, "dataset.root=s3://audits/photos", "output_dir=s3://audits/runs", cwd=tmp_path
     )
