@@ -138,7 +138,7 @@ def test_a_run_from_bucket_to_bucket_is_that_of_this_machine(
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     upload(s3, tmp_path / "photos")
     given = [*small_model, "loader.num_workers=2", "loader.shard_size=8"]
-    given += ["report.suspects=4", "report.examples=4"]
+    given += ["report.suspects=4", "report.examples=4", "data.max_error_rate=1"]
     there = command(
         *given, "dataset.root=s3://audits/photos", "output_dir=s3://audits/runs", cwd=tmp_path
     )
@@ -200,6 +200,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
     tmp_path: Path,
     model_file: Path,
     configure: Callable[..., Config],
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model_file.write_text(model_file.read_text() + PATIENT)
@@ -225,9 +226,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
     assert 0 < len(done) < 6
     (tmp_path / "hold").unlink()
     (tmp_path / "slow").unlink()
-    resumed = command(*settings, cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"{24 - 4 * len(done)} images to explain, {4 * len(done)} are done" in resumed.stderr
+    config = configure(*settings)
+    with ops.lock(config.folder), caplog.at_level(logging.INFO):
+        audit(config)
+    assert f"{24 - 4 * len(done)} images to explain, {4 * len(done)} are done" in caplog.text
     told = json.loads(places.read_text(place("s3://audits/runs/audit/run.json")))
     assert [attempt["state"] for attempt in told["attempts"]] == ["aborted", "complete"]
     found = tables(copied(s3, tmp_path / "copy"))
