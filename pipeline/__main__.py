@@ -86,7 +86,7 @@ def audit(config: Config) -> None:
                 for name in config.stages:
                     with journal.stage(name):
                         importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
-            summary.tell(config, journal)
+                summary.tell(config, journal)
             summary.check_errors(config, journal)
             summary.check_gate(config, journal)
     finally:

@@ -67,6 +67,18 @@ def read_file(path: Path) -> bytes:
     return data
 
 
+def check_size(size: int) -> None:
+    """Refuse a file that is empty or larger than MAX_FILE_BYTES.
+
+    Raises:
+        DecodeError: saying which.
+    """
+    if size > MAX_FILE_BYTES:
+        raise DecodeError(f"{size} bytes are too many for a picture")
+    if not size:
+        raise DecodeError("empty file")
+
+
 def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode an encoded picture to RGB, uint8, (H, W, 3), contiguous, turned upright by its EXIF.
 

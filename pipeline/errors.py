@@ -53,6 +53,14 @@ class Stopped(BaseException):
         self.exit_code = 128 + signum
 
 
+class Superseded(Stopped):
+    """Another process took the run over (exit code 75), which is no more to be written to."""
+
+    def __init__(self, message: str) -> None:
+        BaseException.__init__(self, message)
+        self.exit_code = NotFinished.exit_code
+
+
 def close_names(name: str, names: list[str]) -> str:
     """The end of a message: which of the names there are come close to the one that is not."""
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import NotFinished
+from pipeline.places import StoreError
 
 DISK = {
     errno.ENOSPC: "the disk is full",
@@ -25,7 +26,8 @@ def told() -> Iterator[None]:
     """Faults of the machine inside become NotFinished; bugs stay what they are.
 
     Raises:
-        NotFinished: disk full or gone, out of memory, a loader process that was killed.
+        NotFinished: disk full or gone, bucket out of reach, out of memory, a loader process that
+            was killed.
     """
     try:
         yield
@@ -37,6 +39,8 @@ def told() -> Iterator[None]:
 
 
 def _fault(error: OSError | RuntimeError | MemoryError) -> str | None:
+    if isinstance(error, StoreError):
+        return str(error)
     if isinstance(error, OSError) and error.errno in DISK:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{DISK[error.errno]}"

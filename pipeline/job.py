@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -17,6 +16,7 @@ from pipeline.known import NONE, Known, of_baseline, of_itself
 from pipeline.model import Classifier
 from pipeline.model.device import pick_device
 from pipeline.ops import Journal
+from pipeline.places import place
 from pipeline.sources import open_source
 from pipeline.sources.source import Source
 from pipeline.store import Plan, RunFolder
@@ -113,7 +113,7 @@ def retried(job: Job, missing: list[int], mine: Sequence[int]) -> list[int]:
 
 def _of_baseline(config: Config, planned: Plan, journal: Journal) -> KnownShards:
     """Rows of images that are as they were in the baseline, for every shard."""
-    known, reasons = of_baseline(Path(str(config.baseline)), RunFolder(config.folder), planned)
+    known, reasons = of_baseline(place(str(config.baseline)), RunFolder(config.folder), planned)
     if known is None:
         told = f"no row could be taken over from {config.baseline}: {'; '.join(reasons)}"
         log.warning("%s; all images are computed", told)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
+from pipeline.places import is_file, place, read_text
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -32,24 +31,17 @@ COMPLETE = (0, 2)
 
 def path_of(config: Config) -> Path:
     """Where the file of a run stands: the settings' place, or the run's folder."""
-    return Path(config.metrics) if config.metrics else config.folder / "metrics.prom"
+    return place(config.metrics) if config.metrics else config.folder / "metrics.prom"
 
 
 def write(config: Config, journal: Journal) -> None:
     """Replace the file; one that cannot be written is a warning, and changes no exit code."""
     path = path_of(config)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no *.prom, which would be read
     try:
         found = list(samples(config, journal, _success(path, config.run_id)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text("".join(_text(config.run_id, found)), encoding="utf-8")
-        draft.chmod(0o644)
-        store.sync(draft)
-        draft.replace(path)
+        store.write_text("".join(_text(config.run_id, found)), path, 0o644)
     except Exception as error:  # noqa: BLE001 - the audit is what counts
         log.warning("metrics: %s cannot be written: %s", path, error)
-        with suppress(OSError):
-            draft.unlink()
 
 
 def samples(config: Config, journal: Journal, success: float | None) -> Iterator[Sample]:
@@ -81,7 +73,7 @@ def samples(config: Config, journal: Journal, success: float | None) -> Iterator
 
 def _counted(config: Config, table: str, column: str) -> Counter[str]:
     path = RunFolder(config.folder).analysis(table)
-    if not path.is_file():
+    if not is_file(path):
         return Counter()
     return Counter(sorted(store.read(path, [column])[column].to_pylist()))
 
@@ -100,7 +92,7 @@ def _success(path: Path, run_id: str) -> float | None:
     """When the run last came to its end, as the earlier file says."""
     start = re.escape(f'camaudit_{SUCCESS}{{run="{run_id}"}} ')
     try:
-        found = re.search(rf"^{start}(\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(rf"^{start}(\S+)$", read_text(path), re.MULTILINE)
     except OSError:
         return None
     return float(found[1]) if found else None

@@ -21,11 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from pipeline import __version__, share, store
+from pipeline import __version__, lease, places, share, store
 from pipeline.config import Config, load
 from pipeline.errors import AuditError, ConfigError, Held, NotFinished, Stopped
 from pipeline.share import WHOLE, Share
@@ -90,6 +91,7 @@ class Journal:
         name = "run.json" if mine.is_whole else f"shares/{mine.name}.json"
         self.path = config.folder / name
         self.config = asdict(config)
+        self.overrides = _overrides()
         self.attempt = Attempt(started=_now())
         earlier = self._earlier()
         self.attempts: list[dict[str, Any]] = earlier.get("attempts", [])
@@ -137,23 +139,19 @@ class Journal:
             "seconds": self.attempt.seconds,
             "images_per_second": self.attempt.images_per_second,
             "versions": versions(),
+            "overrides": self.overrides,
             "config": self.config,
             "attempts": [*self.attempts, asdict(self.attempt)],
         }
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-            store.sync(draft)
-            draft.replace(self.path)
+            store.write_text(json.dumps(content, indent=1, default=str), self.path)
         except OSError as error:  # on a full disk it is the tables that tell
-            log.warning("%s cannot be written: %s", self.path, error.strerror)
-            draft.unlink(missing_ok=True)
+            log.warning("%s cannot be written: %s", self.path, error.strerror or error)
 
     def _earlier(self) -> dict[str, Any]:
         """What earlier attempts left; one that still says running was killed."""
         try:
-            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(places.read_text(self.path))
         except (OSError, ValueError):
             return {}
         for attempt in content.get("attempts", []):
@@ -168,6 +166,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         ConfigError: where it cannot be made or written.
     """
+    if places.is_remote(folder):
+        return  # a bucket has no folders; whether it can be written, the lock finds out
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -182,7 +182,7 @@ def check_space(folder: Path) -> None:
     Raises:
         NotFinished: where the disk is full.
     """
-    if shutil.disk_usage(folder).free < LEAST_SPACE:
+    if not places.is_remote(folder) and shutil.disk_usage(folder).free < LEAST_SPACE:
         raise NotFinished(f"{folder}: the disk is full; make space and run the same command again")
 
 
@@ -191,11 +191,18 @@ def lock(folder: Path, mine: Share = WHOLE, looks: int = LOOKS) -> Iterator[None
     """Hold a run folder for this process; the kernel lets go of it however the process ends.
 
     Shares of a run hold one lock each, and keep out whoever wants the whole run, as it does them.
+    In a bucket, where no kernel watches, it is held by a lease.
 
     Raises:
         Held: where another process holds it.
         ConfigError: where the folder cannot be made or written.
     """
+    if places.is_remote(folder):
+        if not mine.is_whole:
+            raise ConfigError("output_dir: shares of a run need a folder; use executor=ray")
+        with lease.held(folder):
+            yield
+        return
     make_folder(folder)
     with _held(folder / (".lock" if mine.is_whole else f".lock-{mine.name}"), looks):
         for other in folder.glob(".lock-*") if mine.is_whole else [folder / ".lock"]:
@@ -296,6 +303,13 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def _overrides() -> list[str]:
+    """What the command line said; for status, where Hydra's own files are on another machine."""
+    if not HydraConfig.initialized():
+        return []
+    return [str(each) for each in HydraConfig.get().overrides.task]
 
 
 def _now() -> str:

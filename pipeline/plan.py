@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline import __version__, batching, dataset, engine, precision, store
 from pipeline.config import AUTO, Config, fingerprint, result_settings
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier
+from pipeline.places import is_file, place
 from pipeline.schema import Setup
 from pipeline.sources.source import Source
 from pipeline.store import Plan, RunFolder
@@ -45,7 +45,7 @@ def make(
     names, label_index, notes = dataset.match_classes(
         source.class_names, classifier.class_names, classifier.n_outputs
     )
-    earlier = store.read_plan(run) if run.plan.is_file() else None
+    earlier = store.read_plan(run) if is_file(run.plan) else None
     kept = earlier.setup if earlier else _of_baseline(config, classifier, device)
     ready, decided, measured = _decide(config, source, classifier, device, kept)
     settings = result_settings(config)
@@ -112,7 +112,7 @@ def _of_baseline(config: Config, classifier: Classifier, device: torch.device) -
     """What the baseline decided, where it had the same model on the same kind of device."""
     if config.baseline is None:
         return None
-    setup = store.read_plan(RunFolder(Path(config.baseline)), []).setup
+    setup = store.read_plan(RunFolder(place(config.baseline)), []).setup
     same = (device.type, classifier.fingerprint)
     found = (setup.decided.get("device"), setup.decided.get("model.fingerprint"))
     return setup if found == same else None

@@ -25,11 +25,16 @@ def close(path: Path) -> None:
     Raises:
         OSError: disk full.
     """
-    content = path.read_bytes()
-    footer = len(content) - END - _length_of_footer(content)
+    content = closed(path.read_bytes())
     with path.open("wb") as file:
-        file.write(content[:footer] + MAGIC + _digest(content[:footer], content[footer:]))
-        file.write(content[footer:])
+        file.write(content)
+
+
+def closed(content: bytes) -> bytes:
+    """A Parquet file that has no digest, with it."""
+    footer = len(content) - END - _length_of_footer(content)
+    digest = _digest(content[:footer], content[footer:])
+    return b"".join([content[:footer], MAGIC, digest, content[footer:]])
 
 
 def is_whole(path: Path) -> bool | None:
@@ -40,10 +45,11 @@ def is_whole(path: Path) -> bool | None:
     """
     with pa.memory_map(str(path)) as file:
         content = memoryview(file.read_buffer()).cast("B")
-        return _is_whole(content)
+        return are_whole(content)
 
 
-def _is_whole(content: memoryview) -> bool | None:
+def are_whole(content: bytes | memoryview) -> bool | None:
+    """Whether the bytes of a file are those it was closed with; None where it has no digest."""
     footer = len(content) - END - _length_of_footer(content)
     mark = footer - SIZE
     if mark < 0 or content[mark : mark + len(MAGIC)] != MAGIC:

@@ -1,4 +1,6 @@
-"""The tables of a run on disk: commit, list, read and check. Nothing else writes data.
+"""The tables of a run, on disk or in a bucket: commit, list, read and check.
+
+Nothing else writes data.
 
 A committed part is its own marker: it counts when its footer parses and carries the plan's
 fingerprint and rows. There is no second record of what is done.
@@ -8,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +21,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import seal
+from pipeline import places, seal
 from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.places import StoreError
 from pipeline.schema import Setup
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,8 @@ READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
 """Before version 26, pyarrow writes lists of fixed size that are null, but cannot read them."""
 PARTS_AHEAD = 16
 """Parts that may be in memory while rows are scanned in batches."""
+TAIL = 2**16
+"""Bytes at the end of an object that are asked for first: mostly they hold the whole footer."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ class Rows:
             DataError: naming the part that is damaged.
         """
         with self._damage_named():
+            if places.is_remote(self.parts[0]):
+                windows = self._windows(places.SIDE_BY_SIDE)
+                return pa.concat_tables([some.to_table(**scan) for some in windows])
             return self._dataset.to_table(**scan)
 
     def at(self, index: NDArray[np.int64], columns: list[str] | None) -> pa.Table:
@@ -103,14 +113,19 @@ class Rows:
         pyarrow would read ahead of a slow taker until it holds all parts, so it is given a few.
         """
         with self._damage_named():
-            for start in range(0, len(self.parts), PARTS_AHEAD):
-                some = _scannable(self.parts[start : start + PARTS_AHEAD])
+            for some in self._windows(PARTS_AHEAD):
                 yield from some.to_batches(**scan)
+
+    def _windows(self, n_parts: int) -> Iterator[ds.Dataset]:
+        for start in range(0, len(self.parts), n_parts):
+            yield _scannable(self.parts[start : start + n_parts])
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
         try:
             yield
+        except StoreError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:  # they do not say which file
             for part in self.parts:
                 read(part)
@@ -119,10 +134,34 @@ class Rows:
 
 def _scannable(parts: list[Path]) -> ds.Dataset:
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    remote = places.is_remote(parts[0])
     return ds.dataset(
         [str(part) for part in parts],
         format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+        filesystem=pa.fs.PyFileSystem(_Fetched(parts)) if remote else None,
     )
+
+
+class _Fetched(pa.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow is not typed
+    """Parts in memory, all asked for at once: a part is small, every request is slow, and pyarrow
+    would ask for one after the other.
+    """
+
+    def __init__(self, parts: list[Path]) -> None:
+        super().__init__(places.filesystem(parts[0]))
+        with ThreadPoolExecutor(places.SIDE_BY_SIDE) as pool:
+            self.contents = dict(zip(map(str, parts), pool.map(places.get, parts), strict=True))
+
+    def normalize_path(self, path: str) -> str:
+        """A URL as it is."""
+        return path
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        """The part in memory."""
+        content = self.contents[path]
+        if content is None:
+            raise FileNotFoundError(f"{path} is not there")
+        return pa.BufferReader(content)
 
 
 def write(table: pa.Table, path: Path) -> None:
@@ -132,15 +171,15 @@ def write(table: pa.Table, path: Path) -> None:
 
     Raises:
         DataError: where what was written reads back as something else.
-        OSError: disk full, folder read-only; nothing is left behind.
+        OSError: disk full, folder read-only, bucket out of reach; nothing is left behind.
     """
+    if places.is_remote(path):
+        places.put(path, _sealed(table, path))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
     try:
-        stored = table.cast(stored_schema(table.schema))
-        pq.write_table(
-            stored, draft, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
-        )
+        _write_parquet(table, draft)
         seal.close(draft)
         keys = table.column_names[:2]
         if not read(draft, keys).equals(table.select(keys)):
@@ -150,6 +189,47 @@ def write(table: pa.Table, path: Path) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def _sealed(table: pa.Table, path: Path) -> bytes:
+    """A table as the bytes of its file, read back and compared in memory."""
+    made = pa.BufferOutputStream()
+    _write_parquet(table, made)
+    content = seal.closed(made.getvalue().to_pybytes())
+    keys = table.column_names[:2]
+    if not _parsed(content, path, keys).equals(table.select(keys)):
+        raise DataError(f"{path}: what was written reads back as something else")
+    return content
+
+
+def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
+    stored = table.cast(stored_schema(table.schema))
+    pq.write_table(
+        stored, where, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
+    )
+
+
+def write_text(text: str, path: Path, mode: int | None = None) -> None:
+    """Replace a small text file as a whole; mode, where given, says who may read it.
+
+    Raises:
+        OSError: disk full, folder read-only, bucket out of reach; what was there stays.
+    """
+    if places.is_remote(path):
+        places.put(path, text.encode())
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        if mode is not None:
+            draft.chmod(mode)
+        sync(draft)
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def _encodings(schema: pa.Schema) -> dict[str, Any]:
@@ -199,8 +279,11 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         NotFinished: where the stage that writes it has not run.
         DataError: where the file is damaged.
     """
-    if not path.is_file():
+    content = places.get(path) if places.is_remote(path) else None
+    if content is None and (places.is_remote(path) or not path.is_file()):
         raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
+    if content is not None:
+        return _parsed(content, path, columns)
     try:
         if seal.is_whole(path) is False:
             raise ValueError("its bytes are not those that were written")
@@ -209,6 +292,20 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
             path, columns=columns, page_checksum_verification=True, partitioning=None
         )
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
+        raise DataError(
+            f"{path} is damaged: {_first_line(error)}; delete it and run its stage again"
+        ) from error
+
+
+def _parsed(content: bytes, path: Path, columns: list[str] | None) -> pa.Table:
+    """The table in the bytes of a file, as `read`."""
+    try:
+        if seal.are_whole(content) is False:
+            raise ValueError("its bytes are not those that were written")
+        return pq.read_table(
+            pa.BufferReader(content), columns=columns, page_checksum_verification=True
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} is damaged: {_first_line(error)}; delete it and run its stage again"
         ) from error
@@ -249,10 +346,11 @@ def commit_part(run: RunFolder, setup: Setup, shard: int, table: pa.Table) -> No
 def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
     """Whether the part of a shard is there and belongs to this plan, from its footer alone."""
     path = run.part(shard)
-    if not path.is_file():
+    place = _footer(path) if places.is_remote(path) else path if path.is_file() else None
+    if place is None:
         return False
     try:
-        with pq.ParquetFile(path) as part:
+        with pq.ParquetFile(place) as part:
             footer, schema = part.metadata, part.schema_arrow
         planned = setup.rows(shard)
         rows = footer.num_rows == len(planned)
@@ -268,10 +366,24 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
     return rows and fits and in_place
 
 
+def _footer(path: Path) -> pa.NativeFile | None:
+    """The end of an object, from which its footer can be read; None where there is no object.
+
+    Raises:
+        StoreError: the store does not answer or refuses.
+    """
+    tail = places.get(path, last=TAIL)
+    if tail is not None and len(tail) == TAIL:
+        needed = int.from_bytes(tail[-8:-4], "little") + 8
+        if TAIL < needed < 2**28:  # else it is no footer, which is found out when it is parsed
+            tail = places.get(path, last=needed)
+    return None if tail is None else pa.BufferReader(tail)
+
+
 def missing_shards(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
     """Those of the shards (None: all) that have no committed part yet, as their footers say."""
     shards = range(setup.n_shards) if shards is None else shards
-    return [shard for shard in shards if not is_committed(run, setup, shard)]
+    return _without(lambda shard: is_committed(run, setup, shard), run, shards)
 
 
 def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
@@ -279,18 +391,35 @@ def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) ->
 
     Every byte is read again.
     """
-    return [
-        shard
-        for shard in (range(setup.n_shards) if shards is None else shards)
-        if not (_is_sealed(run.part(shard)) and is_committed(run, setup, shard))
-    ]
+    shards = range(setup.n_shards) if shards is None else shards
+    return _without(
+        lambda shard: _is_sealed(run.part(shard)) and is_committed(run, setup, shard), run, shards
+    )
+
+
+def _without(holds: Callable[[int], bool], run: RunFolder, shards: Iterable[int]) -> list[int]:
+    """Shards for which something does not hold; a bucket is asked for many at a time."""
+    if not places.is_remote(run.path):
+        return [shard for shard in shards if not holds(shard)]
+    shards = list(shards)
+    there = {part.name for part in places.names(run.part(0).parent, "part-*.parquet")}
+    with ThreadPoolExecutor(places.SIDE_BY_SIDE) as pool:
+        asked = [shard for shard in shards if run.part(shard).name in there]
+        held = {shard for shard, good in zip(asked, pool.map(holds, asked), strict=True) if good}
+    return [shard for shard in shards if shard not in held]
 
 
 def _is_sealed(part: Path) -> bool:
     """Whether a part is whole, before anything parses it; one that is missing says nothing."""
-    if not part.is_file():
+    if places.is_remote(part):
+        content = places.get(part)
+        whole = None if content is None else seal.are_whole(content)
+        if content is None:
+            return False
+    elif not part.is_file():
         return False
-    whole = seal.is_whole(part)
+    else:
+        whole = seal.is_whole(part)
     if not whole:
         log.warning("%s is damaged and is computed again: its bytes changed", part)
     return bool(whole)
@@ -314,8 +443,8 @@ def rows(run: RunFolder, setup: Setup) -> Rows:
 def sweep(run: RunFolder) -> None:
     """Remove what dead attempts left half-written; the caller holds the run's lock."""
     for folder in (run.path, run.part(0).parent, run.analysis("").parent):
-        for draft in folder.glob(".*.tmp"):
-            draft.unlink(missing_ok=True)
+        for draft in places.names(folder, ".*.tmp"):
+            places.remove(draft)
 
 
 def _first_line(error: BaseException) -> str:

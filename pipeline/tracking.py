@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import metrics
 from pipeline.config import Config, leaves
 from pipeline.ops import Journal
+from pipeline.places import fetched, is_remote, listed
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def _figures(config: Config, journal: Journal) -> Iterator[tuple[str, float]]:
 
 def _write_files(client: Any, run_id: str, folder: RunFolder) -> None:
     for path, place in ((folder.analysis("").parent, "analysis"), (folder.report, "report")):
-        if path.is_dir():
-            client.log_artifacts(run_id, str(path), place)
-    client.log_artifact(run_id, str(folder.path / "run.json"))
+        if listed(path) if is_remote(path) else path.is_dir():
+            with fetched(path) as copy:
+                client.log_artifacts(run_id, str(copy), place)
+    with fetched(folder.path / "run.json") as copy:
+        client.log_artifact(run_id, str(copy))

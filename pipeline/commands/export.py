@@ -16,6 +16,7 @@ from pipeline.exports import FORMATS, Review, open_review
 from pipeline.exports.label_studio import served_from
 from pipeline.exports.review import Picture
 from pipeline.pictures import for_display, webp
+from pipeline.places import is_remote
 from pipeline.schema import Setup
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def parser() -> Parser:
         epilog=EXAMPLES.format(formats=formats),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("run", type=Path, metavar="RUN", help="folder of a run, as outputs/audit")
+    made.add_argument("run", metavar="RUN", help="folder of a run, as outputs/audit")
     made.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
     made.add_argument(
         "--to",
@@ -101,12 +102,15 @@ def export(given: argparse.Namespace) -> str:
         OSError: disk full, folder read-only.
     """
     options = _options(given)
-    review = open_review(open_run(given.run))
+    run = open_run(given.run)
+    review = open_review(run)
     review = replace(review, picture=pictures(review.setup))
     chosen = FORMATS[given.format]
     path = given.to
     if path is None and chosen.file is not None:
-        path = given.run / "exports" / chosen.file
+        if is_remote(run.path):
+            raise ConfigError(f"{run.path} is in a bucket; say with --to where to write, here")
+        path = run.path / "exports" / chosen.file
     chosen.write(review, path, **options)
     return f"{review.suspects.num_rows} suspects written to {_place(given, review, path)}"
 

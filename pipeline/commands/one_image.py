@@ -28,6 +28,7 @@ from pipeline.figures import panels
 from pipeline.model import Classifier
 from pipeline.model.device import pick_device
 from pipeline.pictures import Box, Rgb, colormap_code, coloured, overlay, spread
+from pipeline.places import place, read_text
 from pipeline.schema import Setup
 from pipeline.sources import open_source
 from pipeline.sources.source import describe, numbered
@@ -139,7 +140,7 @@ def settings(composed: DictConfig) -> tuple[ExplainConfig, Run | None]:
     composed["wanted"] = composed.pop("class")
     if not composed.run:
         return filled(composed, ExplainConfig), None
-    of = _run(Path(composed.run))
+    of = _run(place(composed.run))
     decided = of.setup.decided
     composed["model"] = of.settings["model"] | {"target_layer": decided["model.target_layer"]}
     for key in ("cam", "seed"):
@@ -153,7 +154,7 @@ def settings(composed: DictConfig) -> tuple[ExplainConfig, Run | None]:
 
 def _run(folder: Path) -> Run:
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / "run.json"))
         return Run(content["config"], store.read_plan(RunFolder(folder)).setup)
     except (OSError, ValueError, LookupError) as error:
         raise ConfigError(f"run: {folder} is not the folder of a run: {error}") from error

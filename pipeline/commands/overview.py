@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
+from pipeline import places, store
 from pipeline.errors import ConfigError, DataError, some
 from pipeline.schema import Setup
 from pipeline.store import RunFolder
@@ -57,15 +57,18 @@ class Overview:
     missing: dict[str, str]
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(where: str | Path) -> RunFolder:
     """The folder of a run.
 
     Raises:
         ConfigError: where it is none; runs right inside it are named.
     """
+    path = places.place(where)
     if _is_run(path):
         return RunFolder(path)
     message = f"{path} is no run: there is neither run.json nor plan.parquet in it"
+    if places.is_remote(path):
+        raise ConfigError(message)
     runs = sorted(inner.name for inner in path.iterdir() if _is_run(inner)) if path.is_dir() else []
     raise ConfigError(message + (f"; runs in it: {some(runs)}" if runs else ""))
 
@@ -108,14 +111,14 @@ def look(run: RunFolder) -> Overview:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() or RunFolder(path).plan.is_file()
+    return places.is_file(path / "run.json") or places.is_file(RunFolder(path).plan)
 
 
 def _record(run: RunFolder) -> Record:
     """run.json as it stands there, empty where there is none."""
     path = run.path / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(places.read_text(path))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -127,7 +130,7 @@ def _record(run: RunFolder) -> Record:
 
 def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
     """The setup in the plan's footer, or why there is none; the rest of a run can be shown."""
-    if not run.plan.is_file():
+    if not places.is_file(run.plan):
         return None, {"plan": "no plan yet: the images have not been listed"}
     try:
         return store.read_plan(run, columns=[]).setup, {}
@@ -137,7 +140,9 @@ def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
 
 def _committed(run: RunFolder, setup: Setup) -> list[int]:
     """Shards with a part, by the names of the files: a footer each would be too many to read."""
-    names = (PART.fullmatch(path.name) for path in run.part(0).parent.glob("part-*.parquet"))
+    names = (
+        PART.fullmatch(path.name) for path in places.names(run.part(0).parent, "part-*.parquet")
+    )
     return [int(name[1]) for name in names if name and int(name[1]) < setup.n_shards]
 
 
@@ -150,7 +155,7 @@ def _not_there(run: RunFolder, setup: Setup | None, committed: list[int]) -> dic
             f"{setup.n_images:,} images): the explain stage is not finished"
         )
     for table, stage in (("findings", "verify"), ("suspects", "rank")):
-        if not run.analysis(table).is_file():
+        if not places.is_file(run.analysis(table)):
             missing[table] = f"no {table} yet: the {stage} stage has not run"
     return missing
 
@@ -184,6 +189,13 @@ def _seconds(attempts: list[Record]) -> dict[str, float]:
 
 def _last_written(run: RunFolder) -> str:
     """When a file of the run was last committed, which moves the folder it is in."""
-    places = (run.path / "run.json", run.plan, run.part(0).parent, run.analysis("").parent)
-    latest = max(place.stat().st_mtime for place in places if place.exists())
+    written = (run.path / "run.json", run.plan, run.part(0).parent, run.analysis("").parent)
+    latest = max(_written(place) for place in written)
     return datetime.fromtimestamp(latest, timezone.utc).isoformat(timespec="seconds")
+
+
+def _written(place: Path) -> float:
+    """When a file or folder was written, 0 where it is not there; a bucket has no folders."""
+    if places.is_remote(place):
+        return places.modified(place) or 0.0
+    return place.stat().st_mtime if place.exists() else 0.0

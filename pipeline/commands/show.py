@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from pipeline.commands import terminal
 from pipeline.commands.cells import escaped
 from pipeline.commands.overview import look, open_run
 from pipeline.errors import AuditError, ConfigError, close_names, some
+from pipeline.places import is_file
 from pipeline.schema import FINDINGS, SUSPECTS
 from pipeline.store import RunFolder
 
@@ -90,7 +90,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="folder of the run, such as outputs/audit")
+    add("run", metavar="RUN", help="folder of the run, such as outputs/audit")
     add(
         "--top",
         metavar="N",
@@ -181,7 +181,7 @@ def _read(run: RunFolder, name: str) -> pa.Table:
 
 
 def _read_there(run: RunFolder, name: str) -> pa.Table | None:
-    return _read(run, name) if run.analysis(name).is_file() else None
+    return _read(run, name) if is_file(run.analysis(name)) else None
 
 
 def _suspects(run: RunFolder, options: argparse.Namespace) -> tuple[pa.Table | None, str]:

@@ -10,12 +10,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
-from pipeline import store
+from pipeline import lease, places, store
 from pipeline.commands.cells import escaped
 from pipeline.commands.overview import Overview, look, open_run
 from pipeline.commands.show import Parser
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run: outputs/audit")
+    parser.add_argument("run", metavar="RUN", help="folder of the run: outputs/audit")
     parser.add_argument("--verify", action="store_true", help="read every byte of every part")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
     options = parser.parse_args(argv)
@@ -112,7 +111,7 @@ def status(run: RunFolder, *, verify: bool = False) -> Status:
             {key: attempt.get(key) for key in ("started", "ended", "state", "exit_code", "message")}
             for attempt in attempts
         ],
-        next=None if at_work or code in (0, 2) else _next(run, overview, parts, stages),
+        next=None if at_work or code in (0, 2) else _next(run, record, overview, parts, stages),
         exit_code=code,
     )
 
@@ -125,12 +124,14 @@ def _state(overview: Overview, *, at_work: bool) -> str:
 
 def _record(run: RunFolder) -> dict[str, Any]:
     path = run.path / "run.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record: dict[str, Any] = json.loads(places.read_text(path)) if places.is_file(path) else {}
     return record
 
 
 def _is_held(run: RunFolder) -> bool:
     """Whether a process holds the run's lock; it is tried for a moment, and let go at once."""
+    if places.is_remote(run.path):
+        return lease.is_held(run.path)
     try:
         descriptor = os.open(run.path / ".lock", os.O_RDONLY)
     except OSError:
@@ -146,10 +147,11 @@ def _is_held(run: RunFolder) -> bool:
 
 def _parts(run: RunFolder, *, verify: bool) -> dict[str, Any]:
     """Numbers of parts; without a plan there are none."""
-    if not run.plan.is_file():
+    if not places.is_file(run.plan):
         return {"planned": 0, "committed": 0, "missing": [], "damaged": None}
     setup = store.read_plan(run, []).setup
-    there = [shard for shard in range(setup.n_shards) if run.part(shard).is_file()]
+    found = {part.name for part in places.names(run.part(0).parent, "part-*.parquet")}
+    there = [shard for shard in range(setup.n_shards) if run.part(shard).name in found]
     whole = set(range(setup.n_shards)) - set(
         store.verify(run, setup) if verify else store.missing_shards(run, setup)
     )
@@ -181,26 +183,43 @@ def _stages(run: RunFolder, record: dict[str, Any], *, complete: bool) -> dict[s
 
 def _when(run: RunFolder, name: str) -> float | None:
     path = run.report / "index.html" if name == "report" else run.analysis(name)
-    return path.stat().st_mtime if path.is_file() else None
+    return places.modified(path)
 
 
 def _newest_part(run: RunFolder) -> float | None:
+    if places.is_remote(run.path):
+        return places.newest(run.part(0).parent)
     return max((part.stat().st_mtime for part in run.path.glob("parts/part-*")), default=None)
 
 
 def _next(
-    run: RunFolder, overview: Overview, parts: dict[str, Any], stages: dict[str, str]
+    run: RunFolder,
+    record: dict[str, Any],
+    overview: Overview,
+    parts: dict[str, Any],
+    stages: dict[str, str],
 ) -> str | None:
     """The command that goes on, from the overrides of the last attempt, as far as they are kept."""
-    kept = sorted(run.path.glob("attempts/*/.hydra/overrides.yaml"))
-    loaded = OmegaConf.load(kept[-1]) if kept else OmegaConf.create([])
-    overrides = [str(each) for each in loaded] if isinstance(loaded, ListConfig) else []
+    overrides = _overrides(run, record)
+    known = overrides is not None
+    overrides = overrides or []
     todo = [stage for stage, state in stages.items() if state != DONE]
     begun_again = parts["missing"] or overview.state != "complete" or "explain" in todo
     if todo and not begun_again:
         overrides = [each for each in overrides if not each.startswith("stages=")]
         overrides.append(f"stages=[{','.join(todo)}]")
-    return shlex.join(["camaudit", *overrides]) if kept else None
+    return shlex.join(["camaudit", *overrides]) if known else None
+
+
+def _overrides(run: RunFolder, record: dict[str, Any]) -> list[str] | None:
+    """What the command line of the last attempt said, from Hydra's own files or from run.json."""
+    if places.is_remote(run.path):
+        return record.get("overrides")
+    kept = sorted(run.path.glob("attempts/*/.hydra/overrides.yaml"))
+    if not kept:
+        return None
+    loaded = OmegaConf.load(kept[-1])
+    return [str(each) for each in loaded] if isinstance(loaded, ListConfig) else []
 
 
 def _lines(told: Status) -> list[str]:

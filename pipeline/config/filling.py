@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import AUTO, CHOICES, KINDS, STAGES, Config
 from pipeline.errors import ConfigError
+from pipeline.places import StoreError, check_writable, is_file, place, protocol_of
 
 Settings = TypeVar("Settings")
 
@@ -213,11 +214,39 @@ def _gate_problems(schema: DictConfig) -> Iterator[str]:
 def _path_problems(schema: DictConfig) -> Iterator[str]:
     """What is read only late in a run, and should not be missed then."""
     decisions = OmegaConf.select(schema, "rank.decisions")
-    if decisions is not None and not Path(decisions).is_file():
-        yield f"rank.decisions: there is no file {decisions}"
+    if decisions is not None:
+        yield from _lacking("rank.decisions", decisions, "", f"there is no file {decisions}")
     metrics = OmegaConf.select(schema, "metrics")
     if metrics is not None and Path(metrics).suffix != ".prom":
         yield f"metrics: {metrics} does not end in .prom, and would not be collected"
     baseline = OmegaConf.select(schema, "baseline")
-    if baseline is not None and not (Path(baseline) / "plan.parquet").is_file():
-        yield f"baseline: {baseline} is not the folder of a run"
+    if baseline is not None:
+        no_run = f"{baseline} is not the folder of a run"
+        yield from _lacking("baseline", baseline, "plan.parquet", no_run)
+    for key in ("output_dir", "metrics"):
+        try:
+            check_writable(key, OmegaConf.select(schema, key) or "")
+            place(OmegaConf.select(schema, key) or "")
+        except ConfigError as error:
+            yield str(error)
+
+
+def _lacking(key: str, text: str, name: str, words: str) -> Iterator[str]:
+    """What is wrong with a file, or a file of that name in a folder, that is to be read."""
+    try:
+        if not is_file(place(text) / name if name else place(text)):
+            yield f"{key}: {words}"
+    except (ConfigError, StoreError) as error:
+        yield f"{key}: {error}"
+
+
+def attempts(output_dir: str, run_id: str) -> str:
+    """The folder of Hydra's own files, which is on this machine even if the run's is not."""
+    if protocol_of(output_dir) is None:
+        return f"{output_dir}/{run_id}/attempts"
+    if protocol_of(output_dir) == "file":
+        return str(place(output_dir) / run_id / "attempts")
+    return f"outputs/{run_id}/attempts"
+
+
+OmegaConf.register_new_resolver("attempts", attempts, replace=True)

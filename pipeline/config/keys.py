@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pipeline.places import place
+
 STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
 KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")
 """Of suspects."""
@@ -236,8 +238,8 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """The folder of the run: output_dir/run_id."""
-        return Path(self.output_dir) / self.run_id
+        """The folder of the run, output_dir/run_id; in a bucket where output_dir is a URL."""
+        return place(self.output_dir) / self.run_id
 
 
 @dataclass

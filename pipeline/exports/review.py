@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import store
+from pipeline import places, store
 from pipeline.errors import DataError
 from pipeline.pictures import WHOLE, Heatmap, seen_box, spread
 from pipeline.schema import Setup
@@ -46,14 +46,17 @@ class Review:
 
     @property
     def root(self) -> Path | None:
-        """The absolute folder that image ids are relative to; None where images are no files."""
+        """The absolute folder that image ids are relative to; None without files on this disk."""
         settings = self.setup.settings
         if settings["dataset.kind"] == "image_folder":
-            return absolute(settings["dataset.root"])
-        if settings["dataset.kind"] == "manifest":
-            root = settings["dataset.root"] or Path(settings["dataset.path"]).parent
-            return absolute(root)
-        return None
+            root = places.place(settings["dataset.root"])
+        elif settings["dataset.kind"] == "manifest":
+            root = places.place(
+                settings["dataset.root"] or places.place(settings["dataset.path"]).parent
+            )
+        else:
+            return None
+        return None if places.is_remote(root) else absolute(root)
 
     def file(self, image_id: str) -> str | None:
         """Absolute path of an image, there or not; None where images are no files.

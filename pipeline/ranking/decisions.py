@@ -11,13 +11,13 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
+from pipeline.places import fetched, place
 from pipeline.schema import DECISIONS, SUSPECTS
 
 Row = dict[str, Any]
@@ -71,14 +71,14 @@ def read(path: str | None) -> dict[str, Row]:
     if path is None:
         return {}
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        with fetched(place(path)) as copy, copy.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file, strict=True)
             lacking = {"image_id", "mark"} - set(lines.fieldnames or ())
             if lacking:
                 raise ValueError(f"it has no column {' and no column '.join(sorted(lacking))}")
             return {row["image_id"]: _decision(row, lines.line_num) for row in lines}
     except (OSError, ValueError, csv.Error) as error:
-        told = error.strerror if isinstance(error, OSError) else error
+        told = getattr(error, "strerror", None) or error
         raise ConfigError(f"rank.decisions: {path} cannot be used: {told}") from error
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pipeline import places
 from pipeline.config import ImageFolder, Manifest
-from pipeline.decode import DecodeError, decode, read_file
-from pipeline.errors import ConfigError, DataError
+from pipeline.decode import DecodeError, decode
+from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.places import StoreError, place
+from pipeline.sources.roots import Bucket, Folder, Root
 from pipeline.sources.source import (
     Picture,
     Source,
@@ -61,16 +62,16 @@ def image_folder(config: ImageFolder, max_pixels: int) -> Source:
         ConfigError: where there is no such folder.
         DataError: a folder that cannot be listed.
     """
-    root = _folder("dataset.root", config.root)
+    root = _root("dataset.root", config.root)
     names, ignored = [], Counter[str]()
-    for name in _walk(root):
+    for name in root.walk():
         suffix = Path(name).suffix.lower()
         if suffix in SUFFIXES:
             names.append(name)
         else:
             ignored[printable(suffix) or "without suffix"] += 1
     names.sort()
-    label_of = {path.name: printable(path.name) for path in _folders(root)}
+    label_of = {name: printable(name) for name in root.folders()}
     labels = [label_of[name.split("/", 1)[0]] if "/" in name else None for name in names]
     used = set(labels)
     empty = sorted(name for name, label in label_of.items() if label not in used)
@@ -95,7 +96,6 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         DataError: a row without a path, a label that is no class.
     """
     table = _manifest_table(config)
-    root = _folder("dataset.root", config.root or str(Path(config.path).parent))
     names = [name or "" for name in _texts(table, "path_column", config.path_column)]
     if "" in names:
         row = names.index("") + 1
@@ -109,6 +109,9 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         "boxes": _boxes(table, box_columns) if box_columns else None,
         "masks": _texts(table, "mask_column", mask_column) if mask_column else None,
     }
+    files = [*names, *(mask for mask in objects["masks"] or [] if mask)]
+    files = [name for name in files if not places.protocol_of(name)]
+    root = _root("dataset.root", config.root or str(place(config.path).parent), files)
     roles = {config.path_column, config.label_column, config.mask_column, *box_columns}
     others = [column for column in table.column_names if column not in roles]
     return Source(
@@ -122,7 +125,7 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
 
 
 def _read(
-    root: Path,
+    root: Root,
     names: list[str],
     max_pixels: int,
     index: int,
@@ -130,11 +133,11 @@ def _read(
     boxes: list[tuple[float | None, ...]] | None = None,
     masks: list[str | None] | None = None,
 ) -> Picture:
-    pixels = decode(read_file(root / names[index]), max_pixels)
+    pixels = decode(root.read(names[index]), max_pixels)
     mask = masks[index] if masks else None
     if mask:
         try:
-            marked = decode(read_file(root / mask), max_pixels)
+            marked = decode(root.read(mask), max_pixels)
         except DecodeError as error:
             raise DecodeError(f"its mask {mask}: {error}") from error
         return Picture(pixels, object_mask(pixels.shape, marked))
@@ -142,7 +145,7 @@ def _read(
 
 
 def _version(
-    root: Path,
+    root: Root,
     names: list[str],
     index: int,
     content: bool,  # noqa: FBT001 - as Source has it
@@ -153,65 +156,65 @@ def _version(
     """Size and time of a file, or a hash of its bytes; and the same of its mask, and its box."""
     files = [names[index], *([mask] if masks and (mask := masks[index]) else [])]
     try:
-        told = [_content(root / name) if content else _stamp(root / name) for name in files]
-    except (OSError, ValueError):
+        told = [_content(root, name) if content else root.stamp(name) for name in files]
+    except (OSError, ValueError, LookupError):
         return None
     return " ".join(told + ([str(boxes[index])] if boxes else []))
 
 
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+def _content(root: Root, name: str) -> str:
+    return hashlib.sha256(root.content(name)).hexdigest()
 
 
-def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Paths below root, relative to it, of all files; a link that leads back up is not followed."""
-    todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
-    while todo:
-        prefix, above = todo.pop()
-        here = os.path.realpath(root / prefix)
-        if here in above:
-            continue
-        try:
-            for entry in os.scandir(root / prefix):
-                if entry.name.startswith("."):
-                    continue
-                if Path(entry).is_dir() if entry.is_symlink() else entry.is_dir():
-                    todo.append((f"{prefix}{entry.name}/", above | {here}))
-                else:
-                    yield prefix + entry.name
-        except OSError as error:
-            raise DataError(f"{root / prefix} cannot be listed: {error.strerror}") from error
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    return (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _folder(key: str, path: str) -> Path:
-    folder = Path(path)
+def _root(key: str, path: str, names: list[str] | None = None) -> Root:
+    """The place that a setting names; of a bucket, only what may hold the names is listed."""
+    folder = place(path)
+    if places.is_remote(folder):
+        return _bucket(key, str(folder), _common(names or []))
     if not folder.is_dir():
         raise ConfigError(f"{key}: {path} is not a folder")
-    return folder
+    return Folder(folder)
+
+
+def _common(names: list[str]) -> str:
+    """The folder that all names begin with."""
+    first, last = min(names, default=""), max(names, default="")
+    same = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    return first[:same].rpartition("/")[0]
+
+
+def _bucket(key: str, url: str, below: str = "") -> Bucket:
+    try:
+        return Bucket(url, below)
+    except StoreError as error:
+        raise _failed(key, error) from error
+
+
+def _failed(key: str, error: StoreError) -> ConfigError | NotFinished:
+    kind = NotFinished if places.is_unreachable(error) else ConfigError
+    return kind(f"{key}: {error}")
 
 
 def _manifest_table(config: Manifest) -> pa.Table:
-    path = Path(config.path)
-    if not path.is_file():
+    path = place(config.path)
+    try:
+        there = places.is_file(path)
+    except StoreError as error:
+        raise _failed("dataset.path", error) from error
+    if not there:
         raise ConfigError(f"dataset.path: there is no file {path}")
     if config.box_columns and len(config.box_columns) != 4:
         raise ConfigError("dataset.box_columns: needs the four columns x0, y0, x1, y1")
     text = [config.path_column, config.label_column, config.mask_column]
     try:
-        table = (
-            pq.read_table(path, partitioning=None)  # a folder called a=b is no column
-            if path.suffix.lower() in (".parquet", ".pq")
-            else _read_csv(path, [column for column in text if column])
-        )
+        with places.fetched(path) as copy:
+            table = (
+                pq.read_table(copy, partitioning=None)  # a folder called a=b is no column
+                if path.suffix.lower() in (".parquet", ".pq")
+                else _read_csv(copy, [column for column in text if column])
+            )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ConfigError(f"dataset.path: {path} cannot be read: {describe(error)}") from error
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]

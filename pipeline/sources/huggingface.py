@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.config import HuggingFaceDataset
 from pipeline.decode import DecodeError, decode, read_file
 from pipeline.errors import ConfigError, DataError
+from pipeline.places import protocol_of
 from pipeline.sources.source import (
     Picture,
     Source,
@@ -67,6 +68,11 @@ def saved_dataset(config: HuggingFaceDataset, max_pixels: int) -> Source:
         ConfigError: a path, split or column that is not there or of no use.
         DataError: files that are damaged or do not go together, labels outside the class names.
     """
+    if protocol_of(config.path) not in (None,):
+        raise ConfigError(
+            f"dataset.path: {config.path}: tables of images are read from this machine only; copy "
+            "it here, or name image files in the bucket with dataset=manifest"
+        )
     if not Path(config.path).exists():
         raise ConfigError(f"dataset.path: there is no {config.path}")
     try:

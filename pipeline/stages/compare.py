@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pipeline.comparison import Tables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.ops import Journal
+from pipeline.places import place, remove
 from pipeline.schema import CHANGES, FOCUS
 from pipeline.store import RunFolder
 
@@ -33,9 +33,9 @@ def run(config: Config, _journal: Journal) -> None:
     """
     here = RunFolder(config.folder)
     if config.baseline is None:
-        here.analysis("changes").unlink(missing_ok=True)
+        remove(here.analysis("changes"))
         return
-    there = RunFolder(Path(config.baseline))
+    there = RunFolder(place(config.baseline))
     if here.path.resolve() == there.path.resolve():
         raise ConfigError(f"baseline: {there.path} is this run itself")
     before, now = _tables(there), _tables(here)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import pictures, store
+from pipeline import pictures, places, store
 from pipeline.config import Config
 from pipeline.errors import AuditError, DataError
 from pipeline.ops import Journal, versions
@@ -57,7 +58,15 @@ def run(config: Config, journal: Journal) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, put in the place of `folder` at the end unless something is raised."""
+    """A new folder to fill, put in the place of `folder` at the end unless something is raised.
+
+    Into a bucket it is brought file by file, the first page last.
+    """
+    if places.is_remote(folder):
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+            places.upload(Path(made), folder, last="index.html")
+        return
     draft, old = (folder.with_name(f".{folder.name}.{name}") for name in ("draft", "old"))
     shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was killed
     draft.mkdir()
@@ -121,7 +130,7 @@ def _tables(folder: RunFolder) -> Tables:
     setup = store.read_plan(folder, columns=[]).setup
     optional = {
         name: store.read(folder.analysis(name)).to_pylist()
-        if folder.analysis(name).is_file()
+        if places.is_file(folder.analysis(name))
         else []  # of a run that an earlier version verified and ranked
         for name in ("interventions", "decisions")
     }
@@ -139,7 +148,7 @@ def _tables(folder: RunFolder) -> Tables:
 
 def _changes(config: Config, folder: RunFolder) -> tuple[pa.Table, str] | None:
     """CHANGES and the baseline's folder, None without a baseline."""
-    if config.baseline is None and not folder.analysis("changes").is_file():
+    if config.baseline is None and not places.is_file(folder.analysis("changes")):
         return None
     table = store.read(folder.analysis("changes"))
     baseline = (table.schema.metadata or {}).get(METADATA_KEY, b"").decode()

@@ -1,0 +1,252 @@
+"""A lease on a run in a bucket: one run at a time, where no kernel can watch over a lock.
+
+It is an object that is created only where there is none (S3's If-None-Match, likewise elsewhere),
+and written anew while its holder lives. One that was not for STALE seconds, by the store's own
+clock, or whose process is gone from this machine, is taken over. A holder that lost its lease, or
+could not renew it for so long that others may think so, writes nothing more and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline import places
+from pipeline.errors import ConfigError, NotFinished, Superseded
+from pipeline.places import StoreError
+
+log = logging.getLogger(__name__)
+
+NAME = ".lock"
+EVERY = 20.0
+"""Seconds between two renewals."""
+STALE = 90.0
+"""Seconds without renewal after which a lease is nobody's."""
+MARGIN = 15.0
+"""Seconds before that from which its holder does not trust it any more."""
+SETTLE = 2.0
+"""Seconds to wait after a takeover, until others that saw the same stale lease have shown up."""
+
+
+class Lease:
+    """The lease that this process holds on a run."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.path, self.lost = run, run / NAME, ""
+        self.token, self.renewed = secrets.token_hex(16), time.monotonic()
+        self.ended = threading.Event()
+
+    def content(self) -> bytes:
+        """Who holds it, as JSON."""
+        told: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "token": self.token,
+        }
+        told |= {"machine": _machine(), "started": _started(os.getpid())}
+        return json.dumps(told).encode()
+
+    def check(self, path: Path) -> None:
+        """Let nothing be written into a run whose lease is lost.
+
+        Raises:
+            StoreError: it is.
+        """
+        if path != self.path and self.run in (path, *path.parents):
+            if time.monotonic() - self.renewed > STALE - MARGIN:
+                self.renew()
+            if self.lost:
+                raise StoreError(self.lost)
+
+    def renew(self) -> None:
+        """Write it anew where it is still ours."""
+        try:
+            if _read(self.path).get("token") != self.token:
+                self.lost = f"another camaudit took over {self.run}"
+            else:
+                begun = time.monotonic()
+                places.put(self.path, self.content())
+                self.renewed = begun
+        except StoreError as error:
+            log.warning("the lock cannot be renewed: %s", error)
+            if time.monotonic() - self.renewed > STALE - MARGIN:
+                self.lost = f"the lock of {self.run} could not be renewed: {error}"
+
+    def watch(self) -> None:
+        """Renew it until the run ends; where it is lost, end the run."""
+        while not self.ended.wait(EVERY):
+            self.renew()
+            if self.lost and not self.ended.is_set():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                return
+
+    def release(self) -> None:
+        """Let go of it, when nobody renews it any more."""
+        with suppress(StoreError):
+            if _read(self.path).get("token") == self.token:
+                places.remove(self.path)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Hold a run in a bucket for this process, from its main thread.
+
+    Raises:
+        NotFinished: where another process holds it, or the store does not answer.
+        ConfigError: where nothing can be written there.
+        Superseded: at any moment inside, where it was lost.
+    """
+    lease = Lease(run)
+    try:
+        _take(lease)
+    except StoreError as error:
+        kind = NotFinished if places.is_unreachable(error) else ConfigError
+        raise kind(f"output_dir: nothing can be written: {error}") from error
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        raise Superseded(f"{lease.lost}; run the same command again to go on")
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    places.guards.append(lease.check)
+    thread = threading.Thread(target=lease.watch, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        lease.ended.set()
+        thread.join(timeout=EVERY)
+        lease.release()
+        places.guards.remove(lease.check)
+        signal.signal(signal.SIGUSR1, before)
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process holds a run now; it may have ended less than STALE seconds ago.
+
+    Raises:
+        StoreError: the store does not answer or refuses.
+    """
+    holder = _read(run / NAME)
+    return bool(holder) and not _is_stale(run / NAME, holder)
+
+
+def _take(lease: Lease) -> None:
+    """Make the lease ours, where it is nobody's; a store that knows no exclusive PUT is looked at
+    before and after, which leaves it a moment in which two may think so.
+    """
+    holder = _read(lease.path)
+    if holder and not _is_stale(lease.path, holder):
+        raise _at_work(lease.run, holder)
+    if holder and _read(lease.path) == holder:
+        places.remove(lease.path)
+    taken = _create(lease)
+    if taken and holder:
+        time.sleep(SETTLE)
+    found = _read(lease.path)
+    if not taken or found.get("token") != lease.token:
+        raise _at_work(lease.run, found)
+
+
+def _at_work(run: Path, holder: dict[str, Any]) -> NotFinished:
+    return NotFinished(
+        f"another camaudit is at work in {run}: process {holder.get('pid')} on "
+        f"{holder.get('host')}; if it was killed, its lock ends {STALE:g} s later"
+    )
+
+
+def _create(lease: Lease) -> bool:
+    """Whether the lease was made; not, where there is one already.
+
+    Raises:
+        StoreError: there is none, and none can be made.
+    """
+    store, key = places.filesystem(lease.path), places.key_of(lease.path)
+    try:
+        if places.RULES[str(places.protocol_of(lease.path))] == places.PUT:
+            store.pipe_file(key, lease.content(), mode="create")
+        else:
+            _create_by_rename(store, key, lease)
+    except Exception as error:
+        found = _read(lease.path)
+        if not found:
+            raise StoreError(f"{lease.run}: {places.reason(error)}") from error
+        return found.get("token") == lease.token  # made by a request whose answer was lost
+    lease.renewed = time.monotonic()
+    return True
+
+
+def _create_by_rename(store: Any, key: str, lease: Lease) -> None:
+    """As a rename on HDFS replaces nothing."""
+    draft = f"{key}.{lease.token}"
+    store.makedirs(key.rpartition("/")[0], exist_ok=True)
+    try:
+        store.pipe_file(draft, lease.content())
+        if store.exists(key):
+            raise FileExistsError(key)
+        store.mv(draft, key)
+    finally:
+        if store.exists(draft):
+            store.rm_file(draft)
+
+
+def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
+    """Whether the holder of a lease is gone."""
+    if holder.get("machine") == _machine() != "":
+        return _is_gone(int(holder["pid"]), str(holder["started"]))
+    probe = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
+    try:
+        places.put(probe, b"now")
+        now, renewed = places.modified(probe), places.modified(path)
+    finally:
+        places.remove(probe)
+    return renewed is None or (now or 0.0) - renewed > STALE
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Who holds a lease; empty where nobody does."""
+    content = places.get(path)
+    if content is None:
+        return {}
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):
+        return {"host": "an unknown host"}
+
+
+def _machine() -> str:
+    """What no other machine, container or boot has; empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, so that another with its number is told from it; empty: not known."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if told[0] in "ZX" else told[19]
+
+
+def _is_gone(pid: int, started: str) -> bool:
+    """Whether a process of this machine has ended."""
+    with suppress(PermissionError):  # somebody else's is there
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+    return _started(pid) not in ("", started)
