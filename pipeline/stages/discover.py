@@ -17,7 +17,7 @@ from pipeline.ops import Journal
 from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
 from pipeline.shortcuts import candidates, metadata, sample
 from pipeline.shortcuts.sample import Sample
-from pipeline.store import Plan, Rows, RunFolder
+from pipeline.store import Rows, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def run(config: Config, _journal: Journal) -> None:
         NotFinished: where parts are missing.
     """
     folder = RunFolder(config.folder)
-    plan = store.read_plan(folder)
-    setup, rows = plan.setup, store.rows(folder, plan.setup)
+    setup = store.read_plan(folder, []).setup
+    rows = store.rows(folder, setup)
     store.write(class_table(rows, setup), folder.analysis("classes"))
     drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
     everyone = np.random.default_rng(config.seed).permutation(len(drawn.index))[:MOST_OTHERS]
@@ -43,7 +43,7 @@ def run(config: Config, _journal: Journal) -> None:
         for class_index in np.unique(drawn.classes)
         for candidate in _candidates(config, setup, drawn, everyone, int(class_index))
     ]
-    found += _of_metadata(config, plan, rows)
+    found += _of_metadata(config, setup, store.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     store.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
@@ -133,18 +133,23 @@ def _candidates(
     return candidates.of_class(name, class_index, compared, permutations, rng)
 
 
-def _of_metadata(config: Config, plan: Plan, rows: Rows) -> list[dict[str, Any]]:
-    """Rows of CANDIDATES for the manifest's further columns, where it has any."""
-    if "metadata" not in plan.table.column_names:
+def _of_metadata(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[dict[str, Any]]:
+    """Rows of CANDIDATES for the manifest's further columns, where it has any.
+
+    They are read one after another, as there may be many.
+    """
+    if "metadata" not in plan.schema.names:
         return []
     said = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
-    columns = pa.Table.from_struct_array(plan.table["metadata"]).take(said["index"])
     classes = [
         said[name].fill_null(-1).to_numpy().astype(np.int64)
         for name in ("pred_index", "label_index")
     ]
-    tests = list(metadata.associations(columns, *classes))
-    limits, names = config.analysis, plan.setup.class_names
+    tests: list[metadata.Association] = []
+    for further in plan.schema.field("metadata").type:
+        column = plan.to_table(columns={further.name: ds.field("metadata", further.name)})
+        tests += metadata.associations(column.take(said["index"]), *classes)
+    limits, names = config.analysis, setup.class_names
     found = [candidates.of_metadata(test, len(tests), names[test.class_index]) for test in tests]
     return [
         row

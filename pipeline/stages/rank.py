@@ -47,8 +47,8 @@ def run(config: Config, _journal: Journal) -> None:
         ConfigError: decisions that cannot be read.
     """
     folder = RunFolder(config.folder)
-    plan = store.read_plan(folder)
-    decided, setup = decisions.read(config.rank.decisions), plan.setup
+    decided = decisions.read(config.rank.decisions)
+    setup = store.read_plan(folder, []).setup
     rows = store.rows(folder, setup)
     evidence = Evidence(
         learn_labels(rows, setup, config.seed),
@@ -65,15 +65,21 @@ def run(config: Config, _journal: Journal) -> None:
         kinds.update(suspects.kinds(scores))
         score = scores.max(axis=1)
         leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
-    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
+    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS, *decisions.PICTURE])
     ranked = suspects.table(leaders, kept, evidence)
-    pictures = rows.at(leaders.index, ["index", *decisions.PICTURE])
-    reviewed = decisions.apply(ranked, pictures, decided, plan.table["image_id"], most)
+    pictures = kept.select(["index", *decisions.PICTURE])
+    reviewed = decisions.apply(ranked, pictures, decided, _planned(folder, decided), most)
     kinds.subtract(decisions.left_out(ranked, reviewed.decisions))
     counts = {KINDS_KEY: json.dumps(kinds).encode()}
     store.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
     store.write(reviewed.decisions, folder.analysis("decisions"))
     _tell(reviewed.decisions)
+
+
+def _planned(run: RunFolder, decided: dict[str, decisions.Row]) -> pa.ChunkedArray:
+    """Those ids of images that were decided on which are in the plan."""
+    wanted = ds.field("image_id").isin(pa.array(decided, pa.string()))
+    return store.planned(run).to_table(columns=["image_id"], filter=wanted)["image_id"]
 
 
 def _tell(reviewed: pa.Table) -> None:
