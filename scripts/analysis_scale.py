@@ -72,11 +72,11 @@ def alone(function: Callable[..., Result], *arguments: object) -> Result:
         return pool.submit(function, *arguments).result()
 
 
-def measured(stage: str, config: Config) -> tuple[float, float]:
-    """Run a stage, and return its seconds and the process's peak memory in MiB."""
-    begun = time.perf_counter()
+def measured(stage: str, config: Config) -> tuple[float, float, float]:
+    """Run a stage, and return its seconds and the process's peak memory in MiB before and after."""
+    begun, before = time.perf_counter(), _peak()
     STAGES[stage](config)
-    return time.perf_counter() - begun, _peak()
+    return time.perf_counter() - begun, before, _peak()
 
 
 def _peak() -> float:
@@ -111,11 +111,11 @@ def measure(folder: Path, n_images: int, n_classes: int, shard_size: int) -> Non
         if stage == "compare":
             alone(write_before, config, folder / "before")
             config.baseline = str(folder / "before")
-        seconds, peak = alone(measured, stage, config)
+        seconds, before, peak = alone(measured, stage, config)
         each = seconds * MICROSECONDS / n_images
         print(
             f"{n_images:10,} rows: {stage:8} {seconds:6.1f} s, {each:6.1f} µs a row; "
-            f"peak memory {peak:,.0f} MiB",
+            f"peak memory {peak:,.0f} MiB, {before:,.0f} of them before it began",
             flush=True,
         )
 
