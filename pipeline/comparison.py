@@ -101,7 +101,9 @@ class _Earlier:
         if not len(self.ids):
             return place
         hashes = _hashes(ids)
-        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        at, order = np.zeros_like(place), np.argsort(hashes)
+        at[order] = np.searchsorted(self.hashes, hashes[order])  # in order, as memory is read so
+        at = np.minimum(at, len(self.hashes) - 1)
         alike = np.flatnonzero(self.hashes[at] == hashes)
         place[alike] = self.order[at[alike]]
         same = pc.equal(self.ids.take(pa.array(place[alike])), ids.take(pa.array(alike)))
