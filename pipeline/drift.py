@@ -41,10 +41,11 @@ def drifts(before: Sample, now: Sample, names: list[str], fdr: float) -> Iterato
         names: of the d statistics.
         fdr: false discovery rate over all that is compared.
     """
+    earlier, later = _by_class(before), _by_class(now)
     compared = [
         (name, statistic, *values)
-        for name in sorted(set(before.classes) & set(now.classes))
-        for statistic, values in zip(names, _pairs(before, now, name), strict=True)
+        for name in sorted(set(earlier) & set(later))
+        for statistic, values in zip(names, _pairs(earlier[name], later[name]), strict=True)
         if min(map(len, values)) >= LEAST
     ]
     if not compared:
@@ -60,10 +61,18 @@ def drifts(before: Sample, now: Sample, names: list[str], fdr: float) -> Iterato
     yield from (row for _, row in sorted(found, key=lambda pair: -pair[0]))
 
 
-def _pairs(before: Sample, now: Sample, name: str) -> Iterator[tuple[Floats, Floats]]:
+def _by_class(sample: Sample) -> dict[str, Floats]:
+    """The rows of each class, in their order."""
+    names, number = np.unique(sample.classes, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number, minlength=len(names)))
+    pieces = np.split(sample.values[order], ends)  # the last one is empty
+    return dict(zip(names.tolist(), pieces, strict=False))
+
+
+def _pairs(before: Floats, now: Floats) -> Iterator[tuple[Floats, Floats]]:
     """The known values of each statistic of a class, before and now."""
-    own = [sample.values[sample.classes == name] for sample in (before, now)]
-    for old, new in zip(own[0].T, own[1].T, strict=True):
+    for old, new in zip(before.T, now.T, strict=True):
         yield old[~np.isnan(old)], new[~np.isnan(new)]
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
 """Before version 26, pyarrow writes lists of fixed size that are null, but cannot read them."""
 PARTS_AHEAD = 16
-"""Parts that may be in memory while rows are scanned in batches."""
+"""Parts that may be in memory while rows are scanned."""
 TAIL = 2**16
 """Bytes at the end of an object that are asked for first: mostly they hold the whole footer."""
 
@@ -79,9 +79,15 @@ class Rows:
     def __init__(self, parts: list[Path], shard_size: int) -> None:
         self.parts, self.shard_size = parts, shard_size
 
-    @cached_property
-    def _dataset(self) -> ds.Dataset:
-        return _scannable(self.parts)
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the first part.
+
+        Raises:
+            DataError: as `to_table`.
+        """
+        with self._damage_named():
+            return _scannable(self.parts[:1]).schema
 
     def to_table(self, **scan: Any) -> pa.Table:
         """The columns and the rows passing the filter, in planned order, as pyarrow's to_table.
@@ -90,35 +96,41 @@ class Rows:
             DataError: naming the part that is damaged.
         """
         with self._damage_named():
-            if places.is_remote(self.parts[0]):
-                windows = self._windows(places.SIDE_BY_SIDE)
-                return pa.concat_tables([some.to_table(**scan) for some in windows])
-            return self._dataset.to_table(**scan)
+            return pa.concat_tables([some.to_table(**scan) for some in self._pieces()])
 
     def at(self, index: NDArray[np.int64], columns: list[str] | None) -> pa.Table:
         """Columns (None: all) of the rows at plan positions (n,), in planned order.
 
-        Other parts stay closed.
+        Other parts stay closed, and each few are asked for their own positions alone.
 
         Raises:
             DataError: as `to_table`.
         """
-        shards = np.unique(index // self.shard_size).tolist() or [0]
-        some = Rows([self.parts[shard] for shard in shards], self.shard_size)
-        return some.to_table(columns=columns, filter=ds.field("index").isin(pa.array(index)))
+        wanted = np.sort(index)
+        shard = wanted // self.shard_size
+        shards = np.unique(shard) if len(shard) else np.zeros(1, np.int64)
+        found = []
+        for some in np.split(shards, range(PARTS_AHEAD, len(shards), PARTS_AHEAD)):
+            first, end = np.searchsorted(shard, [some[0], some[-1] + 1])
+            parts = Rows([self.parts[number] for number in some.tolist()], self.shard_size)
+            own = ds.field("index").isin(pa.array(wanted[first:end]))
+            found.append(parts.to_table(columns=columns, filter=own))
+        return pa.concat_tables(found)
 
     def to_batches(self, **scan: Any) -> Iterator[pa.RecordBatch]:
-        """As `to_table`, in pieces that need little memory, however slowly they are taken.
-
-        pyarrow would read ahead of a slow taker until it holds all parts, so it is given a few.
-        """
+        """As `to_table`, in pieces that need little memory, however slowly they are taken."""
         with self._damage_named():
-            for some in self._windows(PARTS_AHEAD):
+            for some in self._pieces():
                 yield from some.to_batches(**scan)
 
-    def _windows(self, n_parts: int) -> Iterator[ds.Dataset]:
-        for start in range(0, len(self.parts), n_parts):
-            yield _scannable(self.parts[start : start + n_parts])
+    def _pieces(self) -> Iterator[ds.Dataset]:
+        """A few parts at a time: of many, pyarrow would keep all footers, and read ahead of a slow
+        taker until it holds all rows.
+        """
+        remote = bool(self.parts) and places.is_remote(self.parts[0])
+        at_once = places.SIDE_BY_SIDE if remote else PARTS_AHEAD
+        for start in range(0, len(self.parts), at_once):
+            yield _scannable(self.parts[start : start + at_once])
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -325,6 +337,11 @@ def read_plan(run: RunFolder, columns: list[str] | None = None) -> Plan:
         raise ConfigError(
             f"{run.plan} was not written by this version; start a new run_id"
         ) from error
+
+
+def planned(run: RunFolder) -> Rows:
+    """The plan of a run, which may be long, to be scanned by column as the parts are."""
+    return Rows([run.plan], shard_size=sys.maxsize)
 
 
 def write_plan(run: RunFolder, plan: Plan) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from scipy import special
 
 from pipeline import store
@@ -19,24 +20,54 @@ from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["status", "label_index", "pred_index", "heatmap_max", "focus_peak_x", "focus_peak_y"]
+OK = ds.field("status") == "ok"
+COLUMNS = ["label_index", "pred_index", "heatmap_max", "focus_peak_x", "focus_peak_y"]
 MOST = 0.5
 """Share of maps, dead or peaking in one certain corner cell, above which a warning is given."""
 
 
 def review(run: RunFolder, setup: Setup, journal: Journal) -> None:
     """Count the rows of a finished explain stage, and warn of what would be silently wrong."""
-    rows = store.rows(run, setup).to_table(columns=COLUMNS)
-    good = rows.filter(pc.equal(rows["status"], "ok"))
+    seen = _Seen(setup)
+    for batch in store.rows(run, setup).to_batches(columns=COLUMNS, filter=OK):
+        seen.add(batch)
     journal.counts = {
         "planned": setup.n_images,
-        "ok": good.num_rows,
-        "error": rows.num_rows - good.num_rows,
-        "labelled": good.num_rows - good["label_index"].null_count,
-        "correct": pc.sum(pc.equal(good["label_index"], good["pred_index"])).as_py() or 0,
+        "ok": seen.ok,
+        "error": setup.n_images - seen.ok,
+        "labelled": int(seen.labels.sum()),
+        "correct": seen.correct,
     }
-    for warning in _warnings(good, setup, journal.counts):
+    for warning in _warnings(seen):
         journal.warn(warning)
+
+
+class _Seen:
+    """Counts of the explained images: all, correct, dead maps, peaks by corner cell, labels."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.grid = setup.grid
+        self.ok = self.correct = self.dead = 0
+        self.corners = np.zeros(4, np.int64)
+        self.labels = np.zeros(len(setup.class_names), np.int64)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take explained rows with COLUMNS."""
+        label = batch["label_index"]
+        self.ok += batch.num_rows
+        self.correct += pc.sum(pc.equal(label, batch["pred_index"])).as_py() or 0
+        self.dead += pc.sum(pc.equal(batch["heatmap_max"], 0)).as_py() or 0
+        self.labels += np.bincount(label.drop_null(), minlength=len(self.labels))
+        x = batch["focus_peak_x"].to_numpy(zero_copy_only=False) * self.grid[1]
+        y = batch["focus_peak_y"].to_numpy(zero_copy_only=False) * self.grid[0]
+        right, bottom = x > self.grid[1] - 1, y > self.grid[0] - 1
+        at = [(x < 1) & (y < 1), (x < 1) & bottom, right & (y < 1), right & bottom]
+        self.corners += np.count_nonzero(at, axis=1)
+
+    @property
+    def in_one_corner(self) -> float:
+        """Largest share of maps that peak in one corner cell, the same; 0 on grids below 3 x 3."""
+        return 0.0 if min(self.grid) < 3 else float(self.corners.max() / self.ok)
 
 
 def tell(config: Config, journal: Journal) -> None:
@@ -84,42 +115,29 @@ def check_gate(config: Config, journal: Journal) -> None:
         raise GateError("\n".join(broken))
 
 
-def _warnings(good: pa.Table, setup: Setup, counts: dict[str, int]) -> Iterator[str]:
-    if good.num_rows == 0:
+def _warnings(seen: _Seen) -> Iterator[str]:
+    if seen.ok == 0:
         yield "no image could be explained"
         return
-    dead = pc.sum(pc.equal(good["heatmap_max"], 0)).as_py() / good.num_rows
+    dead = seen.dead / seen.ok
     if dead > MOST:
         yield f"{dead:.0%} of the heatmaps are empty: no evidence for the prediction at this layer"
-    corner = _share_in_one_corner(good, setup.grid)
-    if corner > MOST:
+    if seen.in_one_corner > MOST:
         yield (
-            f"{corner:.0%} of the heatmaps peak in the same corner cell: often an artefact of "
-            "padding or of the layer, not of the pictures"
+            f"{seen.in_one_corner:.0%} of the heatmaps peak in the same corner cell: often an "
+            "artefact of padding or of the layer, not of the pictures"
         )
-    if counts["labelled"]:
-        yield from _chance(counts, good)
+    yield from _chance(seen)
 
 
-def _share_in_one_corner(good: pa.Table, grid: tuple[int, int]) -> float:
-    """Largest share of maps that peak in one and the same corner cell; 0 on grids below 3 x 3."""
-    if min(grid) < 3:
-        return 0.0
-    x = good["focus_peak_x"].to_numpy(zero_copy_only=False) * grid[1]
-    y = good["focus_peak_y"].to_numpy(zero_copy_only=False) * grid[0]
-    at = [(x < 1) & (y < 1), (x < 1) & (y > grid[0] - 1)]
-    at += [(x > grid[1] - 1) & (y < 1), (x > grid[1] - 1) & (y > grid[0] - 1)]
-    return max(float(np.mean(cell)) for cell in at)
-
-
-def _chance(counts: dict[str, int], good: pa.Table) -> Iterator[str]:
+def _chance(seen: _Seen) -> Iterator[str]:
     """Warn where accuracy does not beat naming the commonest class (one-sided binomial, 1 %)."""
-    labels = pc.value_counts(good["label_index"].drop_null()).to_pylist()
-    if len(labels) < 2:
+    if np.count_nonzero(seen.labels) < 2:
         return
-    commonest = max(label["counts"] for label in labels) / counts["labelled"]
-    if special.bdtrc(counts["correct"] - 1, counts["labelled"], commonest) > 0.01:
+    labelled = int(seen.labels.sum())
+    commonest = seen.labels.max() / labelled
+    if special.bdtrc(seen.correct - 1, labelled, commonest) > 0.01:
         yield (
-            f"accuracy is {counts['correct'] / counts['labelled']:.1%}, no better than naming the "
+            f"accuracy is {seen.correct / labelled:.1%}, no better than naming the "
             f"commonest class ({commonest:.1%}): check class names, preprocessing and checkpoint"
         )

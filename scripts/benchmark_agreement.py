@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.stages.explain import Job
+from pipeline.job import Job
 
 F32 = NDArray[np.float32]
 Like = Callable[[F32, tuple[int, ...]], F32]

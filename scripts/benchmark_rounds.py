@@ -19,7 +19,7 @@ from benchmark_sides import BF16, CAMAUDIT, FP32, SIDES, Bench, synchronize
 from tqdm import tqdm
 
 from pipeline import store
-from pipeline.stages.explain import Job
+from pipeline.job import Job
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from pipeline import config as settings
 from pipeline import dataset, ops
 from pipeline.config import Config
+from pipeline.job import Job, prepare
 from pipeline.model import zoo
 from pipeline.stages import explain
-from pipeline.stages.explain import Job
 
 FP32, BF16 = "fp32", "bf16"
 DTYPES = {FP32: torch.float32, BF16: torch.bfloat16}
@@ -94,7 +94,7 @@ def make_bench(overrides: list[str], precisions: list[str]) -> Bench:
     for precision in precisions:
         own = [f"precision={precision}", f"run_id=benchmark-{precision}"]
         config = configure([*overrides, *own])
-        jobs[precision] = explain.prepare(config, ops.Journal(config))
+        jobs[precision] = prepare(config, ops.Journal(config))
     job = jobs[precisions[0]]
     network = build(job.config).to(job.device)
     forwards = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import write_images
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline import store
+from pipeline import comparison, store
 from pipeline.__main__ import audit
 from pipeline.comparison import Tables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema, plan_schema
-from pipeline.store import RunFolder
+from pipeline.store import Rows, RunFolder
 
 Configure = Callable[..., Config]
 Row = dict[str, Any]
@@ -180,19 +183,60 @@ def _manifest(folder: Path) -> list[str]:
     return [f"dataset.path={folder}/list.csv", f"dataset.root={folder}/photos"]
 
 
-def test_images_are_new_changed_or_gone() -> None:
-    def plan(*rows: tuple[str, str | None]) -> pa.Table:
-        told = [{"image_id": name, "label": "cat", "version": version} for name, version in rows]
-        return pa.Table.from_pylist(told, plan_schema())
+Told = list[tuple[str, str | None]]
 
-    before = plan(("a", "1"), ("b", "1"), ("c", None), ("d", "1"))
-    found = images(before, plan(("b", "2"), ("c", None), ("d", "1"), ("e", "1")))
-    assert found.schema.equals(CHANGES)
-    rows = [(row["subject"], row["change"], row["key"]) for row in found.to_pylist()]
-    assert rows == [("image", "new", "e"), ("image", "changed", "b"), ("image", "gone", "a")]
-    assert images(before, before).num_rows == 0
-    older = before.drop_columns(["version"])
-    assert images(older, plan(("b", "2"), ("e", "1")))["change"].to_pylist() == [
-        "new",
-        *["gone"] * 3,
+
+def plan_of(path: Path, rows: Told) -> Rows:
+    """A plan of images with versions, as it stands on the disk."""
+    told = [
+        {"index": index, "image_id": name, "label": f"label of {name}", "version": version}
+        for index, (name, version) in enumerate(rows)
     ]
+    path.unlink(missing_ok=True)
+    store.write(pa.Table.from_pylist(told, plan_schema()), path)
+    return Rows([path], sys.maxsize)
+
+
+def found(before: Rows, now: Rows) -> list[tuple[str, str]]:
+    table = images(before, now)
+    assert table.schema.equals(CHANGES)
+    rows = table.to_pylist()
+    assert all(row["subject"] == "image" and row["summary"] == row["key"] for row in rows)
+    assert all(row["class_name"] == f"label of {row['key']}" for row in rows)
+    return [(row["change"], row["key"]) for row in rows]
+
+
+def test_images_are_new_changed_or_gone(tmp_path: Path) -> None:
+    before = plan_of(tmp_path / "a", [("a", "1"), ("b", "1"), ("c", None), ("d", "1")])
+    now = plan_of(tmp_path / "b", [("b", "2"), ("c", None), ("d", "1"), ("e", "1")])
+    assert found(before, now) == [("new", "e"), ("changed", "b"), ("gone", "a")]
+    assert found(before, before) == []
+    table = store.read(tmp_path / "a").drop_columns(["version"])
+    store.write(table, tmp_path / "older")
+    older = Rows([tmp_path / "older"], sys.maxsize)
+    assert found(older, now) == [("new", "e"), ("gone", "a")]
+
+
+plans = st.lists(
+    st.tuples(st.text("abé", max_size=3), st.none() | st.sampled_from("12")),
+    unique_by=lambda row: row[0],
+)
+
+
+@pytest.mark.parametrize("hashed", [hash, len], ids=["hash", "one hash for many"])
+@given(before=plans, now=plans)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_images_are_those_that_sets_would_tell_in_the_order_of_the_plans(
+    tmp_path: Path, hashed: Callable[[str], int], before: Told, now: Told
+) -> None:
+    old, new = dict(before), dict(now)
+    expected = [("new", name) for name, _ in now if name not in old]
+    expected += [
+        ("changed", name)
+        for name, version in now
+        if version and old.get(name) and version != old[name]
+    ]
+    expected += [("gone", name) for name, _ in before if name not in new]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "hash", hashed, raising=False)
+        assert found(plan_of(tmp_path / "a", before), plan_of(tmp_path / "b", now)) == expected

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import cam, config, executors
 from pipeline.config import (
     CHOICES,
+    CHOSEN_BY,
     ONE_OF,
     STAGES,
     Config,
@@ -95,8 +96,8 @@ class TestConfMirrorsTheDataclasses:
         kind = CHOICES[group][name] if group in CHOICES else type(getattr(Config(), group))
         known = defaults_of(kind)
         if group in CHOICES:
-            assert written["kind"] == name
-            known["kind"] = name
+            assert written[CHOSEN_BY[group]] == name
+            known[CHOSEN_BY[group]] = name
         if group == "cam":
             known["method"] = name
         assert written == known
@@ -112,7 +113,7 @@ class TestConfMirrorsTheDataclasses:
         assert set(GROUPS) == {name for name in named if not name.startswith("override ")}
 
     def test_every_key_has_a_comment(self) -> None:
-        plain = ("kind", "std", "name: local", "method", "preprocess")
+        plain = ("kind", "std", "name: local", "name: ray", "method", "preprocess")
         for path in conf_dir().rglob("*.yaml"):
             if "hydra" in path.parts or path.stem == "demo":
                 continue
@@ -138,7 +139,7 @@ class TestConfMirrorsTheDataclasses:
     def test_names_that_can_be_chosen(self) -> None:
         assert set(ONE_OF["cam.method"]) == set(cam.METHODS)
         found = {module.name for module in pkgutil.iter_modules(executors.__path__)}
-        assert set(ONE_OF["executor.name"]) == found
+        assert set(CHOICES["executor"]) == found
         assert set(GROUPS["executor"]) == found
 
 

@@ -128,6 +128,7 @@ class TestRay:
         assert "a worker died with part-" in (local / "log").read_text()
         assert equal(local, "ray")
 
+    @pytest.mark.crash
     def test_the_driver_killed_the_run_goes_on_to_equal_tables(self, local: Path) -> None:
         (local / "wait").touch()
         child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=local, stderr=subprocess.DEVNULL)
@@ -147,6 +148,7 @@ class TestRay:
             if path.suffix == ".parquet"
         )
 
+    @pytest.mark.crash
     def test_stopped_by_a_signal_nobody_is_left(self, local: Path) -> None:
         (local / "wait").touch()
         child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=local, stderr=subprocess.DEVNULL)
@@ -181,6 +183,7 @@ class TestRay:
         assert f"executor.address: nobody answers at {address}" in ended.stderr
         assert "Traceback" not in ended.stderr
 
+    @pytest.mark.crash
     def test_more_cores_than_there_are(self, local: Path) -> None:
         asked = ["executor.cpus_per_worker=999", "executor.timeout=2"]
         ended = run(*ARGUMENTS, *RAY, *asked, cwd=local)

@@ -11,13 +11,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
+from pipeline.schema import Setup, part_schema
 from pipeline.shortcuts import clusters, effects, regions
+from pipeline.stages import discover
 from pipeline.store import RunFolder
 
 NETWORK = '''
@@ -262,3 +265,35 @@ def test_images_that_are_all_alike_are_no_groups() -> None:
     same = np.ones((50, 8)) / 8**0.5
     assert clusters.minorities(same, np.full((50, 4, 4), 1 / 16), 2) == []
     assert clusters.minorities(same[:9], np.full((9, 4, 4), 1 / 16), 2) == []
+
+
+@pytest.mark.parametrize("many", [1, 10, 1 << 14])
+def test_means_of_classes_are_those_of_their_rows_however_many_are_added_up_at_once(
+    tmp_path: Path, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discover, "MANY", many)
+    rng = np.random.default_rng(0)
+    told: list[dict[str, Any]] = [
+        {
+            "index": index, "image_id": str(index), "status": "error" if index % 9 == 8 else "ok",
+            "pred_index": index % 2, "label_index": None if index % 5 == 4 else index % 3,
+            "confidence": rng.random(), "heatmap_max": float(index % 4 > 0),
+            "focus_area90": None if index % 4 == 0 else rng.random(), "heatmap": rng.random(4),
+        }
+        for index in range(40)
+    ]  # fmt: skip
+    setup = Setup("f", {}, {}, ["cat", "dog", "owl"], (2, 2), 2, {}, len(told), 7)
+    run = RunFolder(tmp_path)
+    for shard in range(setup.n_shards):
+        own = [told[index] for index in setup.rows(shard)]
+        store.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema((2, 2), 2)))
+    cat, _, owl = discover.class_table(store.rows(run, setup), setup).to_pylist()
+    cats = [row for row in told if row["status"] == "ok" and row["pred_index"] == 0]
+    assert (cat["n_pred"], cat["dead_maps"]) == (len(cats), sum(not r["heatmap_max"] for r in cats))
+    assert cat["n_correct"] == sum(row["label_index"] == 0 for row in cats)
+    assert cat["confidence"] == pytest.approx(np.mean([row["confidence"] for row in cats]))
+    areas = [row["focus_area90"] for row in cats if row["focus_area90"] is not None]
+    assert cat["focus_area90"] == pytest.approx(np.mean(areas))
+    heat = np.mean([row["heatmap"].astype(np.float16) for row in cats], axis=0, dtype=float)
+    assert cat["heatmap"] == pytest.approx(heat)
+    assert (owl["n_pred"], owl["confidence"], owl["heatmap"]) == (0, None, None)

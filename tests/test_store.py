@@ -348,6 +348,27 @@ class TestParts:
         names = [name for batch in batches for name in batch["image_id"].to_pylist()]
         assert names == ["7.png", "8.png", "9.png"]
 
+    @pytest.mark.parametrize("ahead", [1, 2, 16])
+    def test_rows_at_positions_come_from_their_parts_alone(
+        self, run: RunFolder, ahead: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store, "PARTS_AHEAD", ahead)
+        rows = store.rows(run, SETUP)
+        assert rows.to_table(columns=["index"])["index"].to_pylist() == list(range(10))
+        for wanted in ([], [5], [9, 0, 4, 3], list(range(10))):
+            found = rows.at(np.array(wanted, np.int64), ["index", "x"])
+            there = [part(SETUP, i // 4)["x"][i % 4].as_py() for i in sorted(wanted)]
+            assert found.to_pydict() == {"index": sorted(wanted), "x": there}
+        run.part(1).unlink()
+        assert rows.at(np.array([9, 0]), ["index"])["index"].to_pylist() == [0, 9]
+
+    def test_a_plan_is_scanned_as_parts_are(self, run: RunFolder) -> None:
+        table = pa.table({"index": list(range(5)), "image_id": list("abcde")})
+        store.write_plan(run, Plan(table, SETUP))
+        plan = store.planned(run)
+        assert plan.schema.names == ["index", "image_id"]
+        assert plan.at(np.array([4, 1]), ["image_id"])["image_id"].to_pylist() == ["b", "e"]
+
 
 class TestSweep:
     def test_nothing_but_drafts_goes(self, run: RunFolder) -> None:

@@ -12,6 +12,7 @@ from pipeline.config.filling import (
 from pipeline.config.keys import (
     AUTO,
     CHOICES,
+    CHOSEN_BY,
     STAGES,
     AnalysisConfig,
     CamConfig,
@@ -30,6 +31,7 @@ from pipeline.config.keys import (
     ModelConfig,
     PreprocessConfig,
     RankConfig,
+    RayExecutor,
     ReportConfig,
     ShareConfig,
     TorchvisionDataset,
@@ -39,6 +41,7 @@ from pipeline.config.keys import (
 __all__ = [
     "AUTO",
     "CHOICES",
+    "CHOSEN_BY",
     "ONE_OF",
     "STAGES",
     "AnalysisConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "PreprocessConfig",
     "RankConfig",
+    "RayExecutor",
     "ReportConfig",
     "ShareConfig",
     "TorchvisionDataset",

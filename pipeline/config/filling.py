@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.keys import AUTO, CHOICES, KINDS, STAGES, Config
+from pipeline.config.keys import AUTO, CHOICES, CHOSEN_BY, KINDS, STAGES, Config
 from pipeline.errors import ConfigError
 from pipeline.places import StoreError, check_writable, is_file, place, protocol_of
 
@@ -115,11 +115,12 @@ def _schema(raw: dict[Any, Any], kind: type) -> tuple[DictConfig, list[str]]:
         if group not in schema:
             continue
         section = raw.get(group)
-        choice = section.get("kind") if isinstance(section, dict) else None
+        key = CHOSEN_BY[group]
+        choice = section.get(key) if isinstance(section, dict) else None
         if choice in kinds:
             schema[group] = OmegaConf.structured(kinds[choice])
         else:
-            problems.append(f"{group}.kind: {choice!r} is none of {', '.join(kinds)}")
+            problems.append(f"{group}.{key}: {choice!r} is none of {', '.join(kinds)}")
             raw.pop(group, None)
             schema[group] = {}
     return schema, problems
@@ -129,7 +130,6 @@ ONE_OF = {
     "precision": (AUTO, "fp32", "bf16", "fp16"),
     "cam.method": ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam"),
     "model.output": ("multiclass", "binary", "multilabel"),
-    "executor.name": ("local", "ray"),
 }
 LEAST = {
     "seed": 0,

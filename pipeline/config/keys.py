@@ -118,9 +118,16 @@ class CamConfig:
 
 @dataclass
 class ExecutorConfig:
-    """Where shards are computed; the keys after the name are Ray's."""
+    """Where shards are computed."""
 
     name: str = "local"
+
+
+@dataclass
+class RayExecutor(ExecutorConfig):
+    """On a Ray cluster."""
+
+    name: str = "ray"
     address: str | None = None
     workers: int | str = AUTO
     cpus_per_worker: int | str = AUTO
@@ -226,7 +233,7 @@ class Config:
     dataset: Any = field(default_factory=ImageFolder)
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)
-    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    executor: Any = field(default_factory=ExecutorConfig)
     shard: ShareConfig = field(default_factory=ShareConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -263,7 +270,10 @@ class ExplainConfig:
     cam: CamConfig = field(default_factory=CamConfig)
 
 
+CHOSEN_BY = {"dataset": "kind", "model": "kind", "executor": "name"}
+"""The key of a group that says which choice it is."""
 CHOICES: dict[str, dict[str, type]] = {
+    "executor": {"local": ExecutorConfig, "ray": RayExecutor},
     "dataset": {
         "image_folder": ImageFolder,
         "manifest": Manifest,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import faults
-from pipeline.config import AUTO, ExecutorConfig
+from pipeline.config import AUTO, RayExecutor
 from pipeline.errors import AuditError, ConfigError, NotFinished, Stopped, some
 from pipeline.executors import Advance, Task, Work
 from pipeline.ops import versions
@@ -39,7 +39,7 @@ AT_ONCE = 8
 """Most shards that are handed to a worker at once; fewer towards the end, so that all end alike."""
 
 
-def run(settings: ExecutorConfig, task: Task, shards: list[int], advance: Advance) -> None:
+def run(settings: RayExecutor, task: Task, shards: list[int], advance: Advance) -> None:
     """Have the shards computed by workers of the cluster.
 
     Raises:
@@ -142,7 +142,7 @@ class Queue:
 class Crew:
     """The workers of a run and what each is at."""
 
-    settings: ExecutorConfig
+    settings: RayExecutor
     task: Task
     queue: Queue
     advance: Advance
@@ -249,7 +249,7 @@ class Crew:
 NAMED = ("CPU", "GPU", "memory")
 
 
-def _size(settings: ExecutorConfig, device: str, n_shards: int) -> int:
+def _size(settings: RayExecutor, device: str, n_shards: int) -> int:
     """Number of workers."""
     if settings.workers != AUTO:
         return min(int(settings.workers), n_shards)
@@ -261,13 +261,13 @@ def _size(settings: ExecutorConfig, device: str, n_shards: int) -> int:
     return max(1, min(int(room), n_shards))
 
 
-def _gpus(settings: ExecutorConfig, device: str) -> float:
+def _gpus(settings: RayExecutor, device: str) -> float:
     if settings.gpus_per_worker != AUTO:
         return float(settings.gpus_per_worker)
     return 1.0 if device == "cuda" else 0.0
 
 
-def _cpus(settings: ExecutorConfig, device: str) -> int:
+def _cpus(settings: RayExecutor, device: str) -> int:
     """Cores of a worker: on a GPU by default all that come to it, as they decode its images."""
     if settings.cpus_per_worker != AUTO:
         return int(settings.cpus_per_worker)
@@ -280,7 +280,7 @@ def _cpus(settings: ExecutorConfig, device: str) -> int:
 
 
 @contextmanager
-def _cluster(settings: ExecutorConfig) -> Iterator[list[int]]:
+def _cluster(settings: RayExecutor) -> Iterator[list[int]]:
     """Connected to the cluster of the settings, or to one of this machine's own for so long.
 
     Yields the signals that arrive: a handler that raised inside Ray would be lost in its C++.

@@ -126,7 +126,7 @@ def open_review(run: RunFolder, picture: Picture = no_picture) -> Review:
         NotFinished: where explain or rank have not run.
         ConfigError, DataError: as `store.read_plan` and `store.read`.
     """
-    setup = store.read_plan(run).setup
+    setup = store.read_plan(run, []).setup
     suspects = store.read(run.analysis("suspects"))
     return Review(run.path.resolve().name, setup, suspects, store.rows(run, setup), picture)
 

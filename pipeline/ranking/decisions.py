@@ -148,7 +148,7 @@ def apply(
         suspects: SUSPECTS, the best first, as many more than wanted as were judged fine.
         pictures: index and PICTURE of the same images, in any order.
         decisions: as `read`.
-        ids: image ids of the whole plan.
+        ids: image ids of the plan, at least of those decided on.
         most: suspects to keep.
     """
     about = {row.pop("index"): row for row in pictures.to_pylist()}

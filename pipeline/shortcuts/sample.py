@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipeline import columns
 from pipeline.schema import IMAGE, Setup
+from pipeline.store import Rows
 
 EXPLAINED = (ds.field("status") == "ok") & (ds.field("heatmap_max") > 0)
 
@@ -35,20 +35,13 @@ class Sample:
         return Sample(*(values[rows] for values in vars(self).values()))
 
 
-def draw(rows: ds.Dataset, setup: Setup, per_class: int, seed: int) -> Sample:
+def draw(rows: Rows, setup: Setup, per_class: int, seed: int) -> Sample:
     """Up to `per_class` images of each predicted class; the same seed draws the same ones."""
     table = rows.to_table(columns=["index", "pred_index"], filter=EXPLAINED)
     index, classes = table["index"].to_numpy(), table["pred_index"].to_numpy()
     chosen = columns.sample(classes, per_class, seed)
-    return take(rows, setup, index[chosen])
-
-
-def take(rows: ds.Dataset, setup: Setup, index: NDArray[np.int64]) -> Sample:
-    """The images at the given plan positions, sorted."""
-    table = rows.to_table(
-        columns=["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE],
-        filter=EXPLAINED & ds.field("index").isin(pa.array(index)),
-    )
+    wanted = ["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE]
+    table = rows.at(index[chosen], wanted)
     return Sample(
         index=table["index"].to_numpy(),
         classes=table["pred_index"].to_numpy().astype(np.int64),

@@ -47,7 +47,7 @@ def run(config: Config, _journal: Journal) -> None:
         [
             compare(before, now, config.analysis.fdr),
             _drifts(config, there, here),
-            images(*(store.read_plan(run).table for run in (there, here))),
+            images(store.planned(there), store.planned(here)),
         ]
     )
     log.info("against %s: %s", there.path, _in_short(changes))

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
+from scipy import sparse
 
-from pipeline import store
+from pipeline import columns, store
 from pipeline.config import Config
 from pipeline.ops import Journal
 from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
 from pipeline.shortcuts import candidates, metadata, sample
 from pipeline.shortcuts.sample import Sample
-from pipeline.store import Plan, Rows, RunFolder
+from pipeline.store import Rows, RunFolder
 
 log = logging.getLogger(__name__)
 
 OK = ds.field("status") == "ok"
+MEANS = ("confidence", *FOCUS)
+MANY = 1 << 14
+"""Rows to add up at once."""
 MOST_OTHERS = 3000
 """Images of all classes that each is compared with; so the work grows with the classes alone."""
 
@@ -33,8 +37,8 @@ def run(config: Config, _journal: Journal) -> None:
         NotFinished: where parts are missing.
     """
     folder = RunFolder(config.folder)
-    plan = store.read_plan(folder)
-    setup, rows = plan.setup, store.rows(folder, plan.setup)
+    setup = store.read_plan(folder, []).setup
+    rows = store.rows(folder, setup)
     store.write(class_table(rows, setup), folder.analysis("classes"))
     drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
     everyone = np.random.default_rng(config.seed).permutation(len(drawn.index))[:MOST_OTHERS]
@@ -43,7 +47,7 @@ def run(config: Config, _journal: Journal) -> None:
         for class_index in np.unique(drawn.classes)
         for candidate in _candidates(config, setup, drawn, everyone, int(class_index))
     ]
-    found += _of_metadata(config, plan, rows)
+    found += _of_metadata(config, setup, store.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     store.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
@@ -55,12 +59,11 @@ def class_table(rows: Rows, setup: Setup) -> pa.Table:
         name: np.zeros(n_classes, np.int64)
         for name in ("n_label", "n_pred", "n_correct", "dead_maps")
     }
-    means = {name: _Mean(n_classes) for name in ("confidence", *FOCUS)}
-    maps = _Mean(n_classes, setup.grid[0] * setup.grid[1])
-    columns = ["label_index", "pred_index", "heatmap_max", "heatmap", "confidence", *FOCUS]
-    for batch in rows.to_batches(columns=columns, filter=OK):
-        predicted = batch["pred_index"].to_numpy(zero_copy_only=False)
-        label = batch["label_index"].fill_null(-1).to_numpy(zero_copy_only=False)
+    cells = setup.grid[0] * setup.grid[1]
+    means = _Means(n_classes, len(MEANS) + cells)
+    read = ["label_index", "pred_index", "heatmap_max", "heatmap", *MEANS]
+    for batch in _many(rows.to_batches(columns=read, filter=OK)):
+        predicted, label = (columns.classes(batch, name) for name in ("pred_index", "label_index"))
         dead = batch["heatmap_max"].to_numpy() == 0
         for name, classes in (
             ("n_label", label[label >= 0]),
@@ -69,24 +72,43 @@ def class_table(rows: Rows, setup: Setup) -> pa.Table:
             ("dead_maps", predicted[dead]),
         ):
             counts[name] += np.bincount(classes, minlength=n_classes)
-        for name, mean in means.items():
-            mean.add(predicted, batch[name].to_numpy(zero_copy_only=False))
-        flat = batch["heatmap"].flatten().to_numpy(zero_copy_only=False)
-        maps.add(predicted, flat.astype(np.float64))
-    return _as_table(setup, counts, means, maps)
+        maps = batch["heatmap"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        numbers = [columns.numbers(batch, name) for name in MEANS]
+        means.add(predicted, np.column_stack([*numbers, maps.reshape(len(predicted), cells)]))
+    return _as_table(setup, counts, means.values())
 
 
-class _Mean:
-    """Running means of a column, or of rows of a matrix, per class; NaN does not count."""
+def _many(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches in tables of MANY rows and more, but for the last; of small parts each is small."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= MANY:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
 
-    def __init__(self, n_classes: int, width: int = 1) -> None:
+
+class _Means:
+    """Running means of columns per class; NaN does not count."""
+
+    def __init__(self, n_classes: int, width: int) -> None:
         self.total = np.zeros((n_classes, width))
-        self.count = np.zeros((n_classes, width), np.int64)
+        self.count = np.zeros((n_classes, width))
 
-    def add(self, classes: NDArray[Any], values: NDArray[Any]) -> None:
-        values = values.reshape(-1, self.total.shape[1])
-        np.add.at(self.total, classes, np.nan_to_num(values))
-        np.add.at(self.count, classes, ~np.isnan(values))
+    def add(self, classes: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Take values (n, width) of images of classes (n,).
+
+        The totals so far are the first term of each sum, so that the size of a batch does not
+        show in a sum.
+        """
+        n_classes = len(self.total)
+        of = np.concatenate([np.arange(n_classes), classes])
+        shape = (n_classes, len(of))
+        members = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape)
+        self.total = members @ np.concatenate([self.total, np.nan_to_num(values)])
+        self.count = members @ np.concatenate([self.count, ~np.isnan(values)])
 
     def values(self) -> NDArray[np.float64]:
         """(n_classes, width), NaN where nothing was counted."""
@@ -96,22 +118,22 @@ class _Mean:
 
 
 def _as_table(
-    setup: Setup, counts: dict[str, NDArray[np.int64]], means: dict[str, _Mean], maps: _Mean
+    setup: Setup, counts: dict[str, NDArray[np.int64]], means: NDArray[np.float64]
 ) -> pa.Table:
     schema = classes_schema(setup.grid)
-    columns: dict[str, Any] = {
+    cells: dict[str, Any] = {
         "class_index": range(len(setup.class_names)),
         "class_name": setup.class_names,
         **counts,
-        **{name: mean.values()[:, 0] for name, mean in means.items()},
-        "heatmap": [None if np.isnan(row).any() else row for row in maps.values()],
+        **dict(zip(MEANS, means.T, strict=False)),
+        "heatmap": [None if np.isnan(row).any() else row for row in means[:, len(MEANS) :]],
     }
     with np.errstate(invalid="ignore", divide="ignore"):
-        columns["accuracy"] = counts["n_correct"] / counts["n_label"]
-        columns["precision"] = counts["n_correct"] / np.where(
+        cells["accuracy"] = counts["n_correct"] / counts["n_label"]
+        cells["precision"] = counts["n_correct"] / np.where(
             counts["n_label"].any(), counts["n_pred"], 0
         )
-    arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
+    arrays = [pa.array(cells[field.name], field.type, from_pandas=True) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -133,18 +155,23 @@ def _candidates(
     return candidates.of_class(name, class_index, compared, permutations, rng)
 
 
-def _of_metadata(config: Config, plan: Plan, rows: Rows) -> list[dict[str, Any]]:
-    """Rows of CANDIDATES for the manifest's further columns, where it has any."""
-    if "metadata" not in plan.table.column_names:
+def _of_metadata(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[dict[str, Any]]:
+    """Rows of CANDIDATES for the manifest's further columns, where it has any.
+
+    They are read one after another, as there may be many.
+    """
+    if "metadata" not in plan.schema.names:
         return []
     said = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
-    columns = pa.Table.from_struct_array(plan.table["metadata"]).take(said["index"])
     classes = [
         said[name].fill_null(-1).to_numpy().astype(np.int64)
         for name in ("pred_index", "label_index")
     ]
-    tests = list(metadata.associations(columns, *classes))
-    limits, names = config.analysis, plan.setup.class_names
+    tests: list[metadata.Association] = []
+    for further in plan.schema.field("metadata").type:
+        column = plan.to_table(columns={further.name: ds.field("metadata", further.name)})
+        tests += metadata.associations(column.take(said["index"]), *classes)
+    limits, names = config.analysis, setup.class_names
     found = [candidates.of_metadata(test, len(tests), names[test.class_index]) for test in tests]
     return [
         row

@@ -47,8 +47,8 @@ def run(config: Config, _journal: Journal) -> None:
         ConfigError: decisions that cannot be read.
     """
     folder = RunFolder(config.folder)
-    plan = store.read_plan(folder)
-    decided, setup = decisions.read(config.rank.decisions), plan.setup
+    decided = decisions.read(config.rank.decisions)
+    setup = store.read_plan(folder, []).setup
     rows = store.rows(folder, setup)
     evidence = Evidence(
         learn_labels(rows, setup, config.seed),
@@ -65,15 +65,21 @@ def run(config: Config, _journal: Journal) -> None:
         kinds.update(suspects.kinds(scores))
         score = scores.max(axis=1)
         leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
-    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS])
+    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS, *decisions.PICTURE])
     ranked = suspects.table(leaders, kept, evidence)
-    pictures = rows.at(leaders.index, ["index", *decisions.PICTURE])
-    reviewed = decisions.apply(ranked, pictures, decided, plan.table["image_id"], most)
+    pictures = kept.select(["index", *decisions.PICTURE])
+    reviewed = decisions.apply(ranked, pictures, decided, _planned(folder, decided), most)
     kinds.subtract(decisions.left_out(ranked, reviewed.decisions))
     counts = {KINDS_KEY: json.dumps(kinds).encode()}
     store.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
     store.write(reviewed.decisions, folder.analysis("decisions"))
     _tell(reviewed.decisions)
+
+
+def _planned(run: RunFolder, decided: dict[str, decisions.Row]) -> pa.ChunkedArray:
+    """Those ids of images that were decided on which are in the plan."""
+    wanted = ds.field("image_id").isin(pa.array(decided, pa.string()))
+    return store.planned(run).to_table(columns=["image_id"], filter=wanted)["image_id"]
 
 
 def _tell(reviewed: pa.Table) -> None:
@@ -88,15 +94,18 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
     """Probes from all labels of a run, and the pool from a sample of them."""
     fold = probe.folds(setup.n_images, seed)
     moments = probe.Moments(len(setup.class_names), setup.embedding_dim)
+    labelled = [np.zeros(0, np.int64)]
     for batch in _batches(rows, setup, ["index", "label_index", "loss", "features"]):
         features = columns.vectors(batch, "features", setup.embedding_dim)
-        labels = columns.classes(batch, "label_index")
+        labels, index = (columns.classes(batch, name) for name in ("label_index", "index"))
         weights = label_errors.trust(columns.numbers(batch, "loss"), len(setup.class_names))
-        folds = fold[columns.classes(batch, "index")]
+        labelled.append(index[labels != NO_CLASS])
         use = (labels != NO_CLASS) & features.any(axis=1)
-        moments.add(features[use], labels[use], weights[use], folds[use])
+        moments.add(features[use], labels[use], weights[use], fold[index][use])
     unfitted = Labels(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
-    return unfitted.fitted(_labelled_sample(rows, setup, seed))
+    most = min(FIT_ROWS, CELLS // len(setup.class_names))
+    drawn = np.random.default_rng(seed).permutation(np.concatenate(labelled))[:most]
+    return unfitted.fitted(rows.at(drawn, label_errors.COLUMNS))
 
 
 def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
@@ -106,14 +115,6 @@ def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
     index = columns.classes(table, "index")[chosen]
     sample = rows.at(index, ["pred_index", *focus_outliers.WORDS])
     return focus_outliers.learn(*suspects.focus(sample), len(setup.class_names), table.num_rows)
-
-
-def _labelled_sample(rows: Rows, setup: Setup, seed: int) -> pa.Table:
-    labelled = rows.to_table(columns=["index"], filter=OK & ds.field("label_index").is_valid())
-    index = columns.classes(labelled, "index")
-    most = min(FIT_ROWS, CELLS // len(setup.class_names))
-    drawn = np.random.default_rng(seed).permutation(len(index))[:most]
-    return rows.at(index[drawn], label_errors.COLUMNS)
 
 
 def _batches(rows: Rows, setup: Setup, names: list[str]) -> Iterator[pa.Table]:

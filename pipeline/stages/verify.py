@@ -27,8 +27,8 @@ import logging
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from pipeline import model, precision, store
 from pipeline.config import Config
@@ -60,7 +60,7 @@ def run(config: Config, journal: Journal) -> None:
     """
     folder = RunFolder(config.folder)
     candidates = store.read(folder.analysis("candidates")).to_pylist()
-    setup = store.read_plan(folder).setup
+    setup = store.read_plan(folder, []).setup
     images = store.rows(folder, setup)
     cases = _cases(config, setup, images, candidates, journal)
     about = (partial(_names, images), setup.class_names)
@@ -119,7 +119,7 @@ def _tell(cases: list[Case], examiner: Examiner, config: Config, journal: Journa
 
 def _names(images: Rows, index: list[int]) -> dict[int, str]:
     """Image ids by plan position."""
-    table = images.to_table(columns=["index", "image_id"], filter=ds.field("index").isin(index))
+    table = images.at(np.array(index, np.int64), ["index", "image_id"])
     return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
 
 

@@ -9,13 +9,14 @@
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
+# shard.count=1: each task is a run of its own; without it, tasks of an array are shares of one run.
 # --requeue: a preempted task comes back; --signal: the shell is told two minutes before time is up.
 set -uo pipefail
 
 datasets=(photos scans sketches)
 name=${datasets[$SLURM_ARRAY_TASK_ID]}
 
-srun --kill-on-bad-exit=0 camaudit "run_id=$name" "dataset.root=/data/$name" model.name=resnet50 &
+srun --kill-on-bad-exit=0 camaudit shard.count=1 "run_id=$name" "dataset.root=/data/$name" model.name=resnet50 &
 child=$!
 trap 'kill -TERM "$child"' TERM
 wait "$child"
