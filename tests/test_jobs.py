@@ -103,7 +103,7 @@ def test_a_slurm_task_comes_back_where_it_is_not_finished(
     slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7"}
     found, calls = ran(place, "slurm_array.sh", code, **slurm)
     assert found == code
-    assert calls[0] == "run_id=scans dataset.root=/data/scans model.name=resnet50"
+    assert calls[0] == "run_id=scans dataset.root=/data/scans model.name=resnet50 shard.count=1"
     assert calls[1:] == (["requeue 7_1"] if requeued else [])
 
 

@@ -16,7 +16,7 @@ set -uo pipefail
 datasets=(photos scans sketches)
 name=${datasets[$SLURM_ARRAY_TASK_ID]}
 
-srun --kill-on-bad-exit=0 camaudit shard.count=1 "run_id=$name" "dataset.root=/data/$name" model.name=resnet50 &
+srun --kill-on-bad-exit=0 camaudit "run_id=$name" "dataset.root=/data/$name" model.name=resnet50 shard.count=1 &
 child=$!
 trap 'kill -TERM "$child"' TERM
 wait "$child"
