@@ -66,7 +66,7 @@ def audit_share(config: Config, mine: Share) -> None:
     try:
         # Others may look for a moment whether they are the last.
         with ops.lock(config.folder, looks=LOOKS_OF_LAST):
-            audit(replace(config, shard=ShareConfig(0, 1)))
+            audit(replace(config, shard=ShareConfig(0, 1), retry_errors=False))
     except Held:
         log.info("share %s is done; another one goes on with the other stages", mine.name)
 

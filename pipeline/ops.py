@@ -213,21 +213,12 @@ def lock(folder: Path, mine: Share = WHOLE, looks: int = LOOKS) -> Iterator[None
 
 @contextmanager
 def planning(folder: Path, mine: Share) -> Iterator[None]:
-    """Alone among the shares of a run: the first one plans, the others find its plan."""
+    """Alone among the shares of a run: the first one plans, the others wait and find its plan."""
     if mine.is_whole:
         yield
         return
-    descriptor = os.open(folder / ".planning", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        while True:  # not asked to wait, which no signal would end
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
+    with _held(folder / ".planning", sys.maxsize):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from conftest import write_images
 from test_command import COMMAND, run, tables
 
 from pipeline import ops, share
+from pipeline.commands import status
 from pipeline.config import ShareConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Held
 from pipeline.executors import ray as on_ray
 from pipeline.executors.ray import Queue
 from pipeline.share import Share
+from pipeline.store import RunFolder
 
 KILLER = """
 
@@ -191,8 +193,23 @@ class TestRay:
         assert "no worker could be started within 2 s: each needs {'cpus': 999" in ended.stderr
 
 
+def test_without_the_extra_the_line_says_what_to_install(place: Path) -> None:
+    (place / "sitecustomize.py").write_text("import sys; sys.modules['ray'] = None\n")
+    ended = subprocess.run(
+        [*COMMAND, *ARGUMENTS, *RAY, "run_id=without"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "executor=ray needs Ray here and on every machine: pip install" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 class TestWorkersThatDiffer:
-    def test_versions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_versions(self) -> None:
         there = {**ops.versions(), "torch": "1.0"}
         with pytest.raises(ConfigError, match=r"other versions: torch 1\.0, here"):
             on_ray._check_versions(there)
@@ -281,6 +298,23 @@ class TestShare:
             for i in range(2)
         ]
         assert [attempt["images"] for attempt in each] == [24, 24]
+
+    def test_a_share_at_work_keeps_out_the_whole_run(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/plan.parquet").touch()
+        with ops.lock(tmp_path / "run", Share(0, 2)):
+            with ops.lock(tmp_path / "run", Share(1, 2)):
+                pass
+            assert status._is_held(RunFolder(tmp_path / "run"))
+            with pytest.raises(Held), ops.lock(tmp_path / "run"):
+                pass
+        assert not status._is_held(RunFolder(tmp_path / "run"))
+        with (
+            ops.lock(tmp_path / "run"),
+            pytest.raises(Held),
+            ops.lock(tmp_path / "run", Share(0, 2)),
+        ):
+            pass
 
     def test_tasks_of_an_array_one_after_the_other(self, local: Path) -> None:
         for task in ("0", "1"):

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
@@ -129,11 +130,16 @@ def _record(run: RunFolder) -> dict[str, Any]:
 
 
 def _is_held(run: RunFolder) -> bool:
-    """Whether a process holds the run's lock; it is tried for a moment, and let go at once."""
+    """Whether a process holds the run or a share of it."""
     if places.is_remote(run.path):
         return lease.is_held(run.path)
+    return any(_is_locked(path) for path in [run.path / ".lock", *run.path.glob(".lock-*")])
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds a lock; it is tried for a moment, and let go at once."""
     try:
-        descriptor = os.open(run.path / ".lock", os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
