@@ -20,8 +20,8 @@ from pipeline import ops, share
 from pipeline.commands import status
 from pipeline.config import ShareConfig
 from pipeline.errors import ConfigError, Held
-from pipeline.executors import ray as on_ray
-from pipeline.executors.ray import Queue
+from pipeline.executors.ray import crew, worker
+from pipeline.executors.ray.queue import Queue
 from pipeline.share import Share
 from pipeline.store import RunFolder
 
@@ -212,19 +212,19 @@ class TestWorkersThatDiffer:
     def test_versions(self) -> None:
         there = {**ops.versions(), "torch": "1.0"}
         with pytest.raises(ConfigError, match=r"other versions: torch 1\.0, here"):
-            on_ray._check_versions(there)
+            crew._check_versions(there)
 
     def test_a_part_that_is_not_to_be_seen(self) -> None:
         with pytest.raises(ConfigError, match="output_dir: a worker has committed part-00007"):
-            on_ray._check_shared([7])
+            crew._check_shared([7])
 
     def test_what_a_worker_raises_comes_back_as_a_value(self) -> None:
-        worker = on_ray.Worker()
+        started = worker.Worker()
 
         def elsewhere(cores: int) -> Callable[..., None]:
             raise ConfigError("dataset.root: x is not a folder")
 
-        answer = worker.open(elsewhere, 1)
+        answer = started.open(elsewhere, 1)
         assert isinstance(answer.error, ConfigError)
 
 

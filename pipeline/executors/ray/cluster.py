@@ -1,0 +1,100 @@
+"""The cluster: reached or started, how many workers it holds, and what its errors say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.config import AUTO, RayExecutor
+from pipeline.errors import ConfigError, NotFinished
+
+
+@contextmanager
+def connected(settings: RayExecutor) -> Iterator[list[int]]:
+    """Connected to the cluster of the settings, or to one of this machine's own for so long.
+
+    Yields the signals that arrive: a handler that raised inside Ray would be lost in its C++.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network but for the work
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+    if settings.address is not None:
+        _check_answers(settings.address, settings.timeout)
+    try:
+        ray.init(
+            address=settings.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(own if settings.address is None else {}),
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise NotFinished(
+            f"executor.address: no Ray cluster answers at {settings.address}: {reason(error)}"
+        ) from error
+    except RuntimeError as error:  # so it is when versions differ
+        raise ConfigError(f"executor.address: {settings.address}: {reason(error)}") from error
+    try:
+        signals: list[int] = []
+        for number in handlers:  # Ray's own would exit with a code of its own
+            signal.signal(number, lambda arrived, _frame: signals.append(arrived))
+        yield signals
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        ray.shutdown()
+
+
+def _check_answers(address: str, timeout: float) -> None:
+    """Ask at HOST:PORT before Ray does, which would wait and try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):  # auto, or a name of Ray's
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+    except OSError as error:
+        raise NotFinished(f"executor.address: nobody answers at {address}: {error}") from error
+
+
+def n_workers(settings: RayExecutor, device: str, n_shards: int) -> int:
+    """Number of workers."""
+    if settings.workers != AUTO:
+        return min(int(settings.workers), n_shards)
+    resources = ray.cluster_resources()
+    room = resources.get("CPU", 0) // cpus(settings, device)
+    each = gpus(settings, device)
+    if each:
+        room = min(room, resources.get("GPU", 0) // each)
+    return max(1, min(int(room), n_shards))
+
+
+def gpus(settings: RayExecutor, device: str) -> float:
+    """GPUs of a worker, of which several may share one."""
+    if settings.gpus_per_worker != AUTO:
+        return float(settings.gpus_per_worker)
+    return 1.0 if device == "cuda" else 0.0
+
+
+def cpus(settings: RayExecutor, device: str) -> int:
+    """Cores of a worker: on a GPU by default all that come to it, as they decode its images."""
+    if settings.cpus_per_worker != AUTO:
+        return int(settings.cpus_per_worker)
+    each = gpus(settings, device)
+    if not each:
+        return 1
+    resources = ray.cluster_resources()
+    workers = max(1.0, resources.get("GPU", 0) // each)
+    return max(1, int(resources.get("CPU", 1) // workers))
+
+
+def reason(error: BaseException) -> str:
+    """What matters of an error of Ray's, which tells it in many lines."""
+    text = str(error)
+    named = re.search(r"^\s*((?:ModuleNotFound|Import)Error: .*)$", text, re.MULTILINE)
+    return named[1] if named else (text.strip().splitlines() or [type(error).__name__])[0]
