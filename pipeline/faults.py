@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import NotFinished
-from pipeline.places import StoreError
+from pipeline.storage.files import StoreError
 
 DISK = {
     errno.ENOSPC: "the disk is full",

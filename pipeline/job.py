@@ -16,9 +16,9 @@ from pipeline.known import NONE, Known, of_baseline, of_itself
 from pipeline.model import Classifier
 from pipeline.model.device import pick_device
 from pipeline.ops import Journal
-from pipeline.places import place
 from pipeline.sources import open_source
 from pipeline.sources.source import Source
+from pipeline.storage.places import place
 from pipeline.store import Plan, RunFolder
 
 log = logging.getLogger(__name__)

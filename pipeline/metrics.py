@@ -17,7 +17,8 @@ from pathlib import Path
 from pipeline import store
 from pipeline.config import Config
 from pipeline.ops import Journal
-from pipeline.places import is_file, place, read_text
+from pipeline.storage.files import is_file, read_text
+from pipeline.storage.places import place
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)

@@ -26,10 +26,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from pipeline import __version__, lease, places, share, store
+from pipeline import __version__, share, store
 from pipeline.config import Config, load
 from pipeline.errors import AuditError, ConfigError, Held, NotFinished, Stopped
 from pipeline.share import WHOLE, Share
+from pipeline.storage import files, lease, places
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Journal:
     def _earlier(self) -> dict[str, Any]:
         """What earlier attempts left; one that still says running was killed."""
         try:
-            content: dict[str, Any] = json.loads(places.read_text(self.path))
+            content: dict[str, Any] = json.loads(files.read_text(self.path))
         except (OSError, ValueError):
             return {}
         for attempt in content.get("attempts", []):

@@ -18,9 +18,10 @@ from pipeline import __version__, batching, dataset, engine, precision, store
 from pipeline.config import AUTO, Config, fingerprint, result_settings
 from pipeline.errors import ConfigError
 from pipeline.model import Classifier
-from pipeline.places import is_file, place
 from pipeline.schema import Setup
 from pipeline.sources.source import Source
+from pipeline.storage.files import is_file
+from pipeline.storage.places import place
 from pipeline.store import Plan, RunFolder
 
 log = logging.getLogger(__name__)

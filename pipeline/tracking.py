@@ -10,7 +10,8 @@ from typing import Any
 from pipeline import metrics
 from pipeline.config import Config, leaves
 from pipeline.ops import Journal
-from pipeline.places import fetched, is_remote, listed
+from pipeline.storage.files import fetched, listed
+from pipeline.storage.places import is_remote
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from pipeline.ops import Journal
 from pipeline.ranking.suspects import WEIGHTS
 from pipeline.schema import FINDINGS, MEMBERS, SUSPECTS, Setup, part_schema, plan_schema
 from pipeline.stages import rank
+from pipeline.storage import scan
 from pipeline.store import Plan, RunFolder
 
 GRID = (2, 2)
@@ -170,7 +171,7 @@ def test_batches_and_parts_of_any_size_give_the_same_suspects_and_so_does_a_seco
     whole = suspects_of(rows)
     assert suspects_of(rows) == whole
     monkeypatch.setattr(rank, "MOST_ROWS", 7)
-    monkeypatch.setattr(store, "PARTS_AHEAD", 2)
+    monkeypatch.setattr(scan, "PARTS_AHEAD", 2)
     pieces = suspects_of(rows, shard_size=16)
     assert [s.pop("score") for s in pieces] == pytest.approx([s.pop("score") for s in whole])
     assert pieces == whole

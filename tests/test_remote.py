@@ -24,13 +24,15 @@ from moto.server import ThreadedMotoServer
 from test_command import tables
 from test_store import SETUP, part
 
-from pipeline import faults, lease, ops, places, store
+from pipeline import faults, ops, store
 from pipeline.__main__ import audit
 from pipeline.commands import export, show, status
 from pipeline.config import Config, ImageFolder, Manifest
 from pipeline.errors import ConfigError, DataError, NotFinished, Superseded
-from pipeline.places import StoreError, place
 from pipeline.sources import open_source
+from pipeline.storage import files, lease, places
+from pipeline.storage.files import StoreError
+from pipeline.storage.places import place
 from pipeline.store import RunFolder
 
 PATIENT = """
@@ -230,7 +232,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
     with ops.lock(config.folder), caplog.at_level(logging.INFO):
         audit(config)
     assert f"{24 - 4 * len(done)} images to explain, {4 * len(done)} are done" in caplog.text
-    told = json.loads(places.read_text(place("s3://audits/runs/audit/run.json")))
+    told = json.loads(files.read_text(place("s3://audits/runs/audit/run.json")))
     assert [attempt["state"] for attempt in told["attempts"]] == ["aborted", "complete"]
     found = tables(copied(s3, tmp_path / "copy"))
     monkeypatch.chdir(tmp_path)
@@ -373,7 +375,7 @@ def test_without_the_extra_it_is_named(package: str, monkeypatch: pytest.MonkeyP
 def test_a_folder_of_a_bucket_is_copied_for_tools_that_want_one(s3: Any, tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 1)
     upload(s3, tmp_path / "photos")
-    with places.fetched(place("s3://audits/photos")) as copy:
+    with files.fetched(place("s3://audits/photos")) as copy:
         assert copy.name == "photos"
         assert sorted(p.name for p in copy.rglob("*.png")) == ["0000.png"] * 3
         assert (copy / "cat" / "0000.png").is_file()
@@ -387,22 +389,22 @@ def test_a_report_brought_anew_leaves_nothing_of_the_old_one(s3: Any, tmp_path: 
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
-        places.upload(folder, to, last="index.html")
+        files.upload(folder, to, last="index.html")
     assert keys(s3) == ["runs/audit/report/a/new.js", "runs/audit/report/index.html"]
 
 
 def test_a_forked_process_leaves_the_connections_of_its_parent_alone(s3: Any) -> None:
     s3.put_object(Bucket="audits", Key="x", Body=b"x")
     for _ in range(2):
-        assert places.get(place("s3://audits/x")) == b"x"
+        assert files.get(place("s3://audits/x")) == b"x"
         process = os.fork()
         if not process:
-            read = places.fetch("s3://audits/x", 10)
+            read = files.fetch("s3://audits/x", 10)
             gc.collect()
             os._exit(read != b"x")
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
         begun = time.monotonic()
-        assert places.get(place("s3://audits/x")) == b"x"
+        assert files.get(place("s3://audits/x")) == b"x"
         assert time.monotonic() - begun < 2
 
 
@@ -483,12 +485,12 @@ class TestRules:
         store.commit_part(run, SETUP, 1, part(SETUP, 1))
         assert store.missing_shards(run, SETUP) == store.verify(run, SETUP) == []
         assert store.rows(run, SETUP).to_table()["index"].to_pylist() == list(range(10))
-        names = [path.name for path in places.names(run.part(0).parent, "*")]
+        names = [path.name for path in files.names(run.part(0).parent, "*")]
         assert names == [f"part-0000{shard}.parquet" for shard in range(3)]
-        places.remove(run.part(2))
-        content = bytearray(places.get(run.part(1)) or b"")
+        files.remove(run.part(2))
+        content = bytearray(files.get(run.part(1)) or b"")
         content[99] ^= 1
-        places.put(run.part(1), bytes(content))
+        files.put(run.part(1), bytes(content))
         assert store.missing_shards(run, SETUP) == [2]
         assert store.verify(run, SETUP) == [1, 2]
         with pytest.raises(DataError, match=r"part-00001\.parquet is damaged"):
@@ -499,11 +501,11 @@ class TestRules:
     def test_what_does_not_arrive_leaves_nothing(
         self, run: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(places, "_arrived", lambda *_arguments: False)
+        monkeypatch.setattr(files, "_arrived", lambda *_arguments: False)
         with pytest.raises(StoreError, match="reads back as something else"):
             store.write(pa.table({"a": [1]}), run.analysis("x"))
-        assert not places.is_file(run.analysis("x"))
-        assert places.names(run.analysis("x").parent, ".*") == []
+        assert not files.is_file(run.analysis("x"))
+        assert files.names(run.analysis("x").parent, ".*") == []
 
     def test_a_footer_longer_than_what_is_asked_for_first(
         self, run: RunFolder, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import seal
+from pipeline.storage import seal
 
 TABLE = pa.table({"index": range(50), "name": [f"n{i}" for i in range(50)], "x": np.arange(50.0)})
 

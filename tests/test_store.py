@@ -19,6 +19,7 @@ import pytest
 from pipeline import store
 from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.schema import Setup, plan_schema
+from pipeline.storage import scan, tables
 from pipeline.store import Plan, RunFolder
 
 SETUP = Setup(
@@ -113,7 +114,7 @@ class TestWrite:
         target: dict[str, tuple[Any, str, Callable[..., Any]]] = {
             "open": (pq, "write_table", fail),
             "write": (pq, "write_table", fail_halfway),
-            "read back": (store, "read", fail),
+            "read back": (tables, "read", fail),
             "flush": (os, "fsync", fail),
             "rename": (Path, "replace", fail),
         }
@@ -157,7 +158,7 @@ class TestWrite:
             steps.append(("rename", path.exists()))
             return rename(source, target)
 
-        monkeypatch.setattr(store, "sync", lambda p: steps.append((p.name, path.exists())))
+        monkeypatch.setattr(tables, "sync", lambda p: steps.append((p.name, path.exists())))
         monkeypatch.setattr(Path, "replace", noted_rename)
         store.write(NEW, path)
         draft = f".x.parquet.{os.getpid()}.tmp"
@@ -166,8 +167,8 @@ class TestWrite:
     def test_a_killed_writer_leaves_a_draft_that_is_swept(self, run: RunFolder) -> None:
         code = (
             "import os, sys; from pathlib import Path; import pyarrow as pa\n"
-            "from pipeline import store\n"
-            "store.sync = lambda path: os.kill(os.getpid(), 9)\n"
+            "from pipeline import store; from pipeline.storage import tables\n"
+            "tables.sync = lambda path: os.kill(os.getpid(), 9)\n"
             "store.write(pa.table({'a': [1]}), Path(sys.argv[1]))"
         )
         before, path = files(run.path), run.part(0)
@@ -352,7 +353,7 @@ class TestParts:
     def test_rows_at_positions_come_from_their_parts_alone(
         self, run: RunFolder, ahead: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store, "PARTS_AHEAD", ahead)
+        monkeypatch.setattr(scan, "PARTS_AHEAD", ahead)
         rows = store.rows(run, SETUP)
         assert rows.to_table(columns=["index"])["index"].to_pylist() == list(range(10))
         for wanted in ([], [5], [9, 0, 4, 3], list(range(10))):

@@ -16,8 +16,8 @@ from pipeline.exports import FORMATS, Review, open_review
 from pipeline.exports.label_studio import served_from
 from pipeline.exports.review import Picture
 from pipeline.pictures import for_display, webp
-from pipeline.places import is_remote
 from pipeline.schema import Setup
+from pipeline.storage.places import is_remote
 
 if TYPE_CHECKING:
     from pipeline.sources.source import Source

@@ -28,10 +28,11 @@ from pipeline.figures import panels
 from pipeline.model import Classifier
 from pipeline.model.device import pick_device
 from pipeline.pictures import Box, Rgb, colormap_code, coloured, overlay, spread
-from pipeline.places import place, read_text
 from pipeline.schema import Setup
 from pipeline.sources import open_source
 from pipeline.sources.source import describe, numbered
+from pipeline.storage.files import read_text
+from pipeline.storage.places import place
 from pipeline.store import RunFolder
 
 TOP = 5

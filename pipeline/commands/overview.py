@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipeline import places, store
+from pipeline import store
 from pipeline.errors import ConfigError, DataError, some
 from pipeline.schema import Setup
+from pipeline.storage import files, places
 from pipeline.store import RunFolder
 
 PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -111,14 +112,14 @@ def look(run: RunFolder) -> Overview:
 
 
 def _is_run(path: Path) -> bool:
-    return places.is_file(path / "run.json") or places.is_file(RunFolder(path).plan)
+    return files.is_file(path / "run.json") or files.is_file(RunFolder(path).plan)
 
 
 def _record(run: RunFolder) -> Record:
     """run.json as it stands there, empty where there is none."""
     path = run.path / "run.json"
     try:
-        record = json.loads(places.read_text(path))
+        record = json.loads(files.read_text(path))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -130,7 +131,7 @@ def _record(run: RunFolder) -> Record:
 
 def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
     """The setup in the plan's footer, or why there is none; the rest of a run can be shown."""
-    if not places.is_file(run.plan):
+    if not files.is_file(run.plan):
         return None, {"plan": "no plan yet: the images have not been listed"}
     try:
         return store.read_plan(run, columns=[]).setup, {}
@@ -141,7 +142,7 @@ def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
 def _committed(run: RunFolder, setup: Setup) -> list[int]:
     """Shards with a part, by the names of the files: a footer each would be too many to read."""
     names = (
-        PART.fullmatch(path.name) for path in places.names(run.part(0).parent, "part-*.parquet")
+        PART.fullmatch(path.name) for path in files.names(run.part(0).parent, "part-*.parquet")
     )
     return [int(name[1]) for name in names if name and int(name[1]) < setup.n_shards]
 
@@ -155,7 +156,7 @@ def _not_there(run: RunFolder, setup: Setup | None, committed: list[int]) -> dic
             f"{setup.n_images:,} images): the explain stage is not finished"
         )
     for table, stage in (("findings", "verify"), ("suspects", "rank")):
-        if not places.is_file(run.analysis(table)):
+        if not files.is_file(run.analysis(table)):
             missing[table] = f"no {table} yet: the {stage} stage has not run"
     return missing
 
@@ -197,5 +198,5 @@ def _last_written(run: RunFolder) -> str:
 def _written(place: Path) -> float:
     """When a file or folder was written, 0 where it is not there; a bucket has no folders."""
     if places.is_remote(place):
-        return places.modified(place) or 0.0
+        return files.modified(place) or 0.0
     return place.stat().st_mtime if place.exists() else 0.0

@@ -22,8 +22,8 @@ from pipeline.commands import terminal
 from pipeline.commands.cells import escaped
 from pipeline.commands.overview import look, open_run
 from pipeline.errors import AuditError, ConfigError, close_names, some
-from pipeline.places import is_file
 from pipeline.schema import FINDINGS, SUSPECTS
+from pipeline.storage.files import is_file
 from pipeline.store import RunFolder
 
 TOP = 20

@@ -15,11 +15,12 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
-from pipeline import lease, places, store
+from pipeline import store
 from pipeline.commands.cells import escaped
 from pipeline.commands.overview import Overview, look, open_run
 from pipeline.commands.show import Parser
 from pipeline.errors import AuditError, some
+from pipeline.storage import files, lease, places
 from pipeline.store import RunFolder
 
 EXAMPLES = """\
@@ -125,7 +126,7 @@ def _state(overview: Overview, *, at_work: bool) -> str:
 
 def _record(run: RunFolder) -> dict[str, Any]:
     path = run.path / "run.json"
-    record: dict[str, Any] = json.loads(places.read_text(path)) if places.is_file(path) else {}
+    record: dict[str, Any] = json.loads(files.read_text(path)) if files.is_file(path) else {}
     return record
 
 
@@ -153,10 +154,10 @@ def _is_locked(path: Path) -> bool:
 
 def _parts(run: RunFolder, *, verify: bool) -> dict[str, Any]:
     """Numbers of parts; without a plan there are none."""
-    if not places.is_file(run.plan):
+    if not files.is_file(run.plan):
         return {"planned": 0, "committed": 0, "missing": [], "damaged": None}
     setup = store.read_plan(run, []).setup
-    found = {part.name for part in places.names(run.part(0).parent, "part-*.parquet")}
+    found = {part.name for part in files.names(run.part(0).parent, "part-*.parquet")}
     there = [shard for shard in range(setup.n_shards) if run.part(shard).name in found]
     whole = set(range(setup.n_shards)) - set(
         store.verify(run, setup) if verify else store.missing_shards(run, setup)
@@ -189,12 +190,12 @@ def _stages(run: RunFolder, record: dict[str, Any], *, complete: bool) -> dict[s
 
 def _when(run: RunFolder, name: str) -> float | None:
     path = run.report / "index.html" if name == "report" else run.analysis(name)
-    return places.modified(path)
+    return files.modified(path)
 
 
 def _newest_part(run: RunFolder) -> float | None:
     if places.is_remote(run.path):
-        return places.newest(run.part(0).parent)
+        return files.newest(run.part(0).parent)
     return max((part.stat().st_mtime for part in run.path.glob("parts/part-*")), default=None)
 
 

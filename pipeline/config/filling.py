@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import AUTO, CHOICES, CHOSEN_BY, KINDS, STAGES, Config
 from pipeline.errors import ConfigError
-from pipeline.places import StoreError, check_writable, is_file, place, protocol_of
+from pipeline.storage.files import StoreError, is_file
+from pipeline.storage.places import check_writable, place, protocol_of
 
 Settings = TypeVar("Settings")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.places import place
+from pipeline.storage.places import place
 
 STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
 KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import places, store
+from pipeline import store
 from pipeline.errors import DataError
 from pipeline.pictures import WHOLE, Heatmap, seen_box, spread
 from pipeline.schema import Setup
+from pipeline.storage import places
 from pipeline.store import Rows, RunFolder
 
 SEPARATOR = "; "

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
-from pipeline.places import fetched, place
 from pipeline.schema import DECISIONS, SUSPECTS
+from pipeline.storage.files import fetched
+from pipeline.storage.places import place
 
 Row = dict[str, Any]
 

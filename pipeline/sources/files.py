@@ -12,11 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline import places
 from pipeline.config import ImageFolder, Manifest
 from pipeline.decode import DecodeError, decode
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.places import StoreError, place
 from pipeline.sources.roots import Bucket, Folder, Root
 from pipeline.sources.source import (
     Picture,
@@ -29,6 +27,9 @@ from pipeline.sources.source import (
     object_mask,
     printable,
 )
+from pipeline.storage import files, places
+from pipeline.storage.files import StoreError
+from pipeline.storage.places import place
 
 SUFFIXES = frozenset(
     [
@@ -109,9 +110,9 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         "boxes": _boxes(table, box_columns) if box_columns else None,
         "masks": _texts(table, "mask_column", mask_column) if mask_column else None,
     }
-    files = [*names, *(mask for mask in objects["masks"] or [] if mask)]
-    files = [name for name in files if not places.protocol_of(name)]
-    root = _root("dataset.root", config.root or str(place(config.path).parent), files)
+    used = [*names, *(mask for mask in objects["masks"] or [] if mask)]
+    used = [name for name in used if not places.protocol_of(name)]
+    root = _root("dataset.root", config.root or str(place(config.path).parent), used)
     roles = {config.path_column, config.label_column, config.mask_column, *box_columns}
     others = [column for column in table.column_names if column not in roles]
     return Source(
@@ -154,9 +155,9 @@ def _version(
     masks: list[str | None] | None = None,
 ) -> str | None:
     """Size and time of a file, or a hash of its bytes; and the same of its mask, and its box."""
-    files = [names[index], *([mask] if masks and (mask := masks[index]) else [])]
+    used = [names[index], *([mask] if masks and (mask := masks[index]) else [])]
     try:
-        told = [_content(root, name) if content else root.stamp(name) for name in files]
+        told = [_content(root, name) if content else root.stamp(name) for name in used]
     except (OSError, ValueError, LookupError):
         return None
     return " ".join(told + ([str(boxes[index])] if boxes else []))
@@ -193,14 +194,14 @@ def _bucket(key: str, url: str, below: str = "") -> Bucket:
 
 
 def _failed(key: str, error: StoreError) -> ConfigError | NotFinished:
-    kind = NotFinished if places.is_unreachable(error) else ConfigError
+    kind = NotFinished if files.is_unreachable(error) else ConfigError
     return kind(f"{key}: {error}")
 
 
 def _manifest_table(config: Manifest) -> pa.Table:
     path = place(config.path)
     try:
-        there = places.is_file(path)
+        there = files.is_file(path)
     except StoreError as error:
         raise _failed("dataset.path", error) from error
     if not there:
@@ -209,7 +210,7 @@ def _manifest_table(config: Manifest) -> pa.Table:
         raise ConfigError("dataset.box_columns: needs the four columns x0, y0, x1, y1")
     text = [config.path_column, config.label_column, config.mask_column]
     try:
-        with places.fetched(path) as copy:
+        with files.fetched(path) as copy:
             table = (
                 pq.read_table(copy, partitioning=None)  # a folder called a=b is no column
                 if path.suffix.lower() in (".parquet", ".pq")

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from pipeline.config import HuggingFaceDataset
 from pipeline.decode import DecodeError, decode, read_file
 from pipeline.errors import ConfigError, DataError
-from pipeline.places import protocol_of
 from pipeline.sources.source import (
     Picture,
     Source,
@@ -27,6 +26,7 @@ from pipeline.sources.source import (
     distinct,
     numbered,
 )
+from pipeline.storage.places import protocol_of
 
 STREAM = -1
 

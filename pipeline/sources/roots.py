@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import places
 from pipeline.decode import MAX_FILE_BYTES, DecodeError, check_size, read_file
 from pipeline.errors import DataError
+from pipeline.storage import files, places
 
 
 class Root(Protocol):
@@ -91,9 +91,9 @@ class Bucket:
             StoreError: no such bucket; the store does not answer or refuses.
         """
         self.url, start = url.rstrip("/"), f"{below}/" if below else ""
-        found = places.listed(f"{self.url}/{below}".rstrip("/"))
+        found = files.listed(f"{self.url}/{below}".rstrip("/"))
         self._sizes = {start + name: int(info["size"] or 0) for name, info in found.items()}
-        self._stamps = {start + name: places.stamp(info) for name, info in found.items()}
+        self._stamps = {start + name: files.stamp(info) for name, info in found.items()}
 
     def walk(self) -> Iterator[str]:
         """As Root has it; keys that end in "/" stand for folders."""
@@ -127,7 +127,7 @@ class Bucket:
 
     def _fetched(self, name: str) -> bytes:
         url = name if places.protocol_of(name) else f"{self.url}/{name}"
-        return places.fetch(url, MAX_FILE_BYTES + 1)
+        return files.fetch(url, MAX_FILE_BYTES + 1)
 
     def stamp(self, name: str) -> str:
         """Size and ETag or time, as listed."""

@@ -14,8 +14,9 @@ from pipeline.comparison import Tables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.ops import Journal
-from pipeline.places import place, remove
 from pipeline.schema import CHANGES, FOCUS
+from pipeline.storage.files import remove
+from pipeline.storage.places import place
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)

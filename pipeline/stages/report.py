@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import pictures, places, store
+from pipeline import pictures, store
 from pipeline.config import Config
 from pipeline.errors import AuditError, DataError
 from pipeline.ops import Journal, versions
@@ -31,6 +31,7 @@ from pipeline.report.site import Site, Tables
 from pipeline.report.studio import Read, Studio
 from pipeline.sources import open_source
 from pipeline.stages.compare import METADATA_KEY
+from pipeline.storage import files, places
 from pipeline.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     if places.is_remote(folder):
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)
-            places.upload(Path(made), folder, last="index.html")
+            files.upload(Path(made), folder, last="index.html")
         return
     draft, old = (folder.with_name(f".{folder.name}.{name}") for name in ("draft", "old"))
     shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was killed
@@ -130,7 +131,7 @@ def _tables(folder: RunFolder) -> Tables:
     setup = store.read_plan(folder, columns=[]).setup
     optional = {
         name: store.read(folder.analysis(name)).to_pylist()
-        if places.is_file(folder.analysis(name))
+        if files.is_file(folder.analysis(name))
         else []  # of a run that an earlier version verified and ranked
         for name in ("interventions", "decisions")
     }
@@ -148,7 +149,7 @@ def _tables(folder: RunFolder) -> Tables:
 
 def _changes(config: Config, folder: RunFolder) -> tuple[pa.Table, str] | None:
     """CHANGES and the baseline's folder, None without a baseline."""
-    if config.baseline is None and not places.is_file(folder.analysis("changes")):
+    if config.baseline is None and not files.is_file(folder.analysis("changes")):
         return None
     table = store.read(folder.analysis("changes"))
     baseline = (table.schema.metadata or {}).get(METADATA_KEY, b"").decode()

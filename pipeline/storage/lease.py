@@ -22,9 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline import places
 from pipeline.errors import ConfigError, NotFinished, Superseded
-from pipeline.places import StoreError
+from pipeline.storage import files, places
+from pipeline.storage.files import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Lease:
                 self.lost = f"another camaudit took over {self.run}"
             else:
                 begun = time.monotonic()
-                places.put(self.path, self.content())
+                files.put(self.path, self.content())
                 self.renewed = begun
         except StoreError as error:
             log.warning("the lock cannot be renewed: %s", error)
@@ -95,7 +95,7 @@ class Lease:
         """Let go of it, when nobody renews it any more."""
         with suppress(StoreError):
             if _read(self.path).get("token") == self.token:
-                places.remove(self.path)
+                files.remove(self.path)
 
 
 @contextmanager
@@ -111,14 +111,14 @@ def held(run: Path) -> Iterator[None]:
     try:
         _take(lease)
     except StoreError as error:
-        kind = NotFinished if places.is_unreachable(error) else ConfigError
+        kind = NotFinished if files.is_unreachable(error) else ConfigError
         raise kind(f"output_dir: nothing can be written: {error}") from error
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         raise Superseded(f"{lease.lost}; run the same command again to go on")
 
     before = signal.signal(signal.SIGUSR1, stop)
-    places.guards.append(lease.check)
+    files.guards.append(lease.check)
     thread = threading.Thread(target=lease.watch, name="lease", daemon=True)
     thread.start()
     try:
@@ -127,7 +127,7 @@ def held(run: Path) -> Iterator[None]:
         lease.ended.set()
         thread.join(timeout=EVERY)
         lease.release()
-        places.guards.remove(lease.check)
+        files.guards.remove(lease.check)
         signal.signal(signal.SIGUSR1, before)
 
 
@@ -149,7 +149,7 @@ def _take(lease: Lease) -> None:
     if holder and not _is_stale(lease.path, holder):
         raise _at_work(lease.run, holder)
     if holder and _read(lease.path) == holder:
-        places.remove(lease.path)
+        files.remove(lease.path)
     taken = _create(lease)
     if taken and holder:
         time.sleep(SETTLE)
@@ -206,16 +206,16 @@ def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
         return _is_gone(int(holder["pid"]), str(holder["started"]))
     probe = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
     try:
-        places.put(probe, b"now")
-        now, renewed = places.modified(probe), places.modified(path)
+        files.put(probe, b"now")
+        now, renewed = files.modified(probe), files.modified(path)
     finally:
-        places.remove(probe)
+        files.remove(probe)
     return renewed is None or (now or 0.0) - renewed > STALE
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Who holds a lease; empty where nobody does."""
-    content = places.get(path)
+    content = files.get(path)
     if content is None:
         return {}
     try:

@@ -37,19 +37,19 @@ def closed(content: bytes) -> bytes:
     return b"".join([content[:footer], MAGIC, digest, content[footer:]])
 
 
-def is_whole(path: Path) -> bool | None:
-    """Whether a file is as it was closed; None where it has no digest.
+def is_whole(file: Path | bytes) -> bool | None:
+    """Whether a file, or the bytes of one, is as it was closed; None where it has no digest.
 
     Raises:
         OSError: it cannot be read.
     """
-    with pa.memory_map(str(path)) as file:
-        content = memoryview(file.read_buffer()).cast("B")
-        return are_whole(content)
+    if isinstance(file, bytes):
+        return _is_whole(memoryview(file))
+    with pa.memory_map(str(file)) as mapped:
+        return _is_whole(memoryview(mapped.read_buffer()).cast("B"))
 
 
-def are_whole(content: bytes | memoryview) -> bool | None:
-    """Whether the bytes of a file are those it was closed with; None where it has no digest."""
+def _is_whole(content: memoryview) -> bool | None:
     footer = len(content) - END - _length_of_footer(content)
     mark = footer - SIZE
     if mark < 0 or content[mark : mark + len(MAGIC)] != MAGIC:

@@ -1,0 +1,1 @@
+"""Files and tables of this machine and of buckets: named, committed, sealed, locked, scanned."""
