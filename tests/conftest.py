@@ -65,13 +65,17 @@ def model_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_model(model_file: Path) -> list[str]:
     """Overrides that audit the small network."""
+    return [*network(f"{model_file}:build"), "loader.num_workers=0"]
+
+
+def network(factory: str) -> list[str]:
+    """Overrides of a network for 16 x 16 pictures."""
     return [
         "model=custom",
-        f"model.factory={model_file}:build",
+        f"model.factory={factory}",
         "model.preprocess.resize=16",
         "model.preprocess.mean=[0.5,0.5,0.5]",
         "model.preprocess.std=[0.5,0.5,0.5]",
-        "loader.num_workers=0",
     ]
 
 

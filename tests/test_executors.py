@@ -12,15 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from conftest import write_images
+from conftest import MODEL, network, write_images
+from ray.exceptions import RayActorError
 from test_command import COMMAND, run, tables
 
 from pipeline import ops, share
 from pipeline.commands import status
-from pipeline.config import ShareConfig
-from pipeline.errors import ConfigError, Held
+from pipeline.config import RayExecutor, ShareConfig
+from pipeline.errors import ConfigError, Held, NotFinished
+from pipeline.executors import Task
 from pipeline.executors.ray import crew, worker
+from pipeline.executors.ray.crew import Crew
 from pipeline.executors.ray.queue import Queue
 from pipeline.share import Share
 from pipeline.store import RunFolder
@@ -49,8 +54,6 @@ RAY = ["executor=ray", "executor.workers=2", "run_id=ray"]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, a model that can be told to wait or to die, and the tables of a local run."""
-    from conftest import MODEL
-
     folder = tmp_path_factory.mktemp("spread")
     write_images(folder / "photos", 16)
     (folder / "net.py").write_text(MODEL + KILLER)
@@ -61,11 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 ARGUMENTS = [
     "dataset.root=photos",
-    "model=custom",
-    "model.factory=net.py:Killer",
-    "model.preprocess.resize=16",
-    "model.preprocess.mean=[0.5,0.5,0.5]",
-    "model.preprocess.std=[0.5,0.5,0.5]",
+    *network("net.py:Killer"),
     "loader.shard_size=4",
     "loader.batch_size=2",
     "stages=[explain,discover]",
@@ -89,8 +88,8 @@ def equal(place: Path, run_id: str) -> bool:
     return mine.keys() == theirs.keys() and all(mine[name].equals(theirs[name]) for name in theirs)
 
 
-def ray_workers(of: int) -> list[int]:
-    """Process ids of Ray's workers below a process."""
+def ray_workers(of: int, doing: str = "") -> list[int]:
+    """Process ids of Ray's workers below a process; their names tell what they are doing."""
     listed = subprocess.run(
         ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
     )
@@ -102,7 +101,7 @@ def ray_workers(of: int) -> list[int]:
             pid = parent[pid]
         return pid == of
 
-    return [int(pid) for pid, _, args in rows if "ray::Worker" in args and below(int(pid))]
+    return [int(pid) for pid, _, args in rows if f"ray::Worker{doing}" in args and below(int(pid))]
 
 
 def until(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -118,13 +117,22 @@ def parts(place: Path, run_id: str) -> int:
     return len(list((place / "outputs" / run_id / "parts").glob("*.parquet")))
 
 
+def in_the_middle(place: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A run on Ray that has committed something and waits, and its workers, of which the first
+    computes; the other may still wait in the trial of its model.
+    """
+    (place / "wait").touch()
+    log = (place / "log").open("w")
+    child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=place, stderr=log)
+    until(lambda: ray_workers(child.pid, ".compute") and parts(place, "ray") >= 2)
+    computing = ray_workers(child.pid, ".compute")
+    return child, [*computing, *(set(ray_workers(child.pid)) - set(computing))]
+
+
 class TestRay:
     def test_a_worker_killed_in_the_middle_costs_what_it_had_at_hand(self, local: Path) -> None:
-        (local / "wait").touch()
-        with (local / "log").open("w") as log:
-            child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=local, stderr=log)
-        until(lambda: len(ray_workers(child.pid)) == 2 and parts(local, "ray") >= 2)
-        os.kill(ray_workers(child.pid)[0], signal.SIGKILL)
+        child, workers = in_the_middle(local)
+        os.kill(workers[0], signal.SIGKILL)
         (local / "wait").unlink()
         assert child.wait(120) == 0, (local / "log").read_text()
         assert "a worker died with part-" in (local / "log").read_text()
@@ -132,10 +140,7 @@ class TestRay:
 
     @pytest.mark.crash
     def test_the_driver_killed_the_run_goes_on_to_equal_tables(self, local: Path) -> None:
-        (local / "wait").touch()
-        child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=local, stderr=subprocess.DEVNULL)
-        until(lambda: parts(local, "ray") >= 2)
-        workers = ray_workers(child.pid)
+        child, workers = in_the_middle(local)
         child.kill()
         child.wait()
         (local / "wait").unlink()
@@ -152,18 +157,12 @@ class TestRay:
 
     @pytest.mark.crash
     def test_stopped_by_a_signal_nobody_is_left(self, local: Path) -> None:
-        (local / "wait").touch()
-        child = subprocess.Popen([*COMMAND, *ARGUMENTS, *RAY], cwd=local, stderr=subprocess.DEVNULL)
-        until(lambda: parts(local, "ray") >= 2)
-        workers = ray_workers(child.pid)
+        child, workers = in_the_middle(local)
         child.terminate()
         assert child.wait(20) == 143
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
 
     def test_a_shard_that_kills_its_workers_is_given_up_and_named(self, local: Path) -> None:
-        import cv2
-        import numpy as np
-
         deadly = local / "photos" / "cat" / "0005.png"
         kept = deadly.read_bytes()
         cv2.imwrite(str(deadly), np.full((16, 16, 3), 255, np.uint8))
@@ -226,6 +225,29 @@ class TestWorkersThatDiffer:
 
         answer = started.open(elsewhere, 1)
         assert isinstance(answer.error, ConfigError)
+
+
+class TestFalseStarts:
+    @pytest.fixture
+    def crew_of_none(self, monkeypatch: pytest.MonkeyPatch) -> Crew:
+        """A crew whose workers all die before they answer."""
+
+        def dies(_answer: object) -> None:
+            raise RayActorError
+
+        monkeypatch.setattr("ray.get", dies)
+        task = Task(lambda *_: None, lambda _: lambda *_: None, lambda _: [], "cpu")
+        made = Crew(RayExecutor(tries=2), task, Queue([1], 2), lambda _: None)
+        monkeypatch.setattr(made, "_start", lambda: None)
+        return made
+
+    def test_workers_that_die_as_they_start_are_replaced_a_few_times(
+        self, crew_of_none: Crew
+    ) -> None:
+        for _ in range(2):
+            crew_of_none._welcome(None, None)
+        with pytest.raises(NotFinished, match="workers die before they are ready"):
+            crew_of_none._welcome(None, None)
 
 
 class TestQueue:

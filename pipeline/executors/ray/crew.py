@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from pipeline.config import RayExecutor
 from pipeline.errors import ConfigError, NotFinished, Stopped, some
@@ -92,10 +92,7 @@ class Crew:
     def _hear(self, answer: Any) -> None:
         """Take what a worker answered, or that it will not answer any more."""
         if answer in self.started:
-            worker = self.started.pop(answer)
-            _check_versions(_answered_at_start(answer))
-            cores = int(self._needs["num_cpus"])
-            self.opening[worker.open.remote(self.elsewhere, cores)] = worker
+            self._welcome(self.started.pop(answer), answer)
             return
         opened = answer in self.opening
         worker, group = (self.opening.pop(answer), []) if opened else self.busy.pop(answer)
@@ -110,6 +107,20 @@ class Crew:
         self.advance(result.images)
         _check_shared(self.task.missing(group))
 
+    def _welcome(self, worker: Any, answer: Any) -> None:
+        """Let a worker that is there open pictures and model."""
+        try:
+            _check_versions(ray.get(answer))
+        except RayActorError as error:
+            self._replace([], error)
+            return
+        except RayError as error:
+            raise ConfigError(
+                f"a worker cannot run this, is the same camaudit installed there? {reason(error)}"
+            ) from error
+        cores = int(self._needs["num_cpus"])
+        self.opening[worker.open.remote(self.elsewhere, cores)] = worker
+
     def _replace(self, group: list[int], error: RayError) -> None:
         """Another worker for one that died, and its shards to whoever is free."""
         left = self.task.missing(group)
@@ -121,7 +132,7 @@ class Crew:
         )
         self.false_starts += not group
         if self.false_starts > self.settings.tries:
-            raise NotFinished(f"workers die as they open model and pictures: {reason(error)}")
+            raise NotFinished(f"workers die before they are ready: {reason(error)}")
         self.queue.put_back(group, left)
         self._start()
 
@@ -132,16 +143,6 @@ class Crew:
             f"no worker could be started within {self.settings.timeout:g} s: each needs {needs}, "
             f"the cluster has {has or 'nothing'}"
         )
-
-
-def _answered_at_start(answer: Any) -> dict[str, str]:
-    try:
-        found: dict[str, str] = ray.get(answer)
-    except RayError as error:
-        raise ConfigError(
-            f"a worker cannot be started, is the same camaudit installed there? {reason(error)}"
-        ) from error
-    return found
 
 
 def _check_versions(there: dict[str, str]) -> None:
