@@ -33,6 +33,8 @@ from pipeline.sources.source import describe as describe  # noqa: PLC0414 - the 
 
 log = logging.getLogger(__name__)
 
+ASKED = 256
+"""Files that a thread asks for their versions at a time."""
 Fit = Callable[[NDArray[np.uint8]], Tensor]
 
 
@@ -112,8 +114,12 @@ def _versions(source: Source, *, content: bool) -> list[str | None]:
         if not content:
             return [None] * n_images
         version = partial(_pixels, source.read)
-    with ThreadPoolExecutor(workers(AUTO)) as pool:
-        return list(pool.map(partial(version, content=content), range(n_images), chunksize=64))
+    ask = partial(version, content=content)
+    groups = [range(at, min(at + ASKED, n_images)) for at in range(0, n_images, ASKED)]
+    with ThreadPoolExecutor(workers(AUTO)) as pool:  # a future for each image would take 2 kB
+        return [
+            told for group in pool.map(lambda group: [*map(ask, group)], groups) for told in group
+        ]
 
 
 def _pixels(read: Callable[[int], Picture], index: int, content: bool) -> str | None:  # noqa: FBT001
