@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.explanation import explain
-    from pipeline.figures import panels
-    from pipeline.pictures import overlay
+    from pipeline.engine.explain import explain
+    from pipeline.report.overlay import overlay
+    from pipeline.report.panels import panels
 
 __version__ = "0.3.0.dev0"
 __all__ = ["explain", "overlay", "panels"]
 
-_PLACES = {"explain": "explanation", "overlay": "pictures", "panels": "figures"}
+_PLACES = {"explain": "engine.explain", "overlay": "report.overlay", "panels": "report.panels"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,11 +12,14 @@ from dataclasses import replace
 import hydra
 from omegaconf import DictConfig
 
-from pipeline import faults, metrics, ops, share, store, summary, tracking
-from pipeline.config import Config, ShareConfig, conf_dir, load
+from pipeline.config import Config, PartitionConfig, conf_dir, load
 from pipeline.errors import AuditError, GateError, Held, Stopped
-from pipeline.share import Share
-from pipeline.store import RunFolder
+from pipeline.run import checks, faults, lock, partition, state
+from pipeline.run.monitoring import mlflow, prometheus
+from pipeline.run.partition import Partition
+from pipeline.run.signals import signals
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger("camaudit")
 
@@ -29,10 +32,10 @@ def main(composed: DictConfig) -> None:
     """Run the audit and exit; Hydra drops return values."""
     try:
         config = load(composed)
-        with ops.signals():
-            mine = share.of(config.shard)
+        with signals():
+            mine = partition.partition_of(config.shard)
             if mine.is_whole:
-                with ops.lock(config.folder):
+                with lock.lock(config.folder):
                     audit(config)
             else:
                 audit_share(config, mine)
@@ -43,19 +46,19 @@ def main(composed: DictConfig) -> None:
     sys.exit(0)
 
 
-def audit_share(config: Config, mine: Share) -> None:
+def audit_share(config: Config, mine: Partition) -> None:
     """Compute a share of the images; whoever is the last to be done runs all other stages.
 
     Raises:
         AuditError: what ended the run.
     """
     if "explain" in config.stages:
-        with ops.lock(config.folder, mine):
-            journal = ops.Journal(config)
+        with lock.lock(config.folder, mine):
+            journal = state.Journal(config)
             with _ended(journal), faults.told(), journal.stage("explain"):
                 importlib.import_module("pipeline.stages.explain").run(config, journal)
         run = RunFolder(config.folder)
-        missing = store.missing_shards(run, store.read_plan(run, []).setup)
+        missing = run_folder.missing_shards(run, run_folder.read_plan(run, []).setup)
         if missing:
             told = "%d parts of other shares are missing (first: part-%05d)"
             log.info(f"share %s is done; {told}", mine.name, len(missing), missing[0])
@@ -65,8 +68,8 @@ def audit_share(config: Config, mine: Share) -> None:
         return
     try:
         # Others may look for a moment whether they are the last.
-        with ops.lock(config.folder, looks=LOOKS_OF_LAST):
-            audit(replace(config, shard=ShareConfig(0, 1), retry_errors=False))
+        with lock.lock(config.folder, looks=LOOKS_OF_LAST):
+            audit(replace(config, shard=PartitionConfig(0, 1), retry_errors=False))
     except Held:
         log.info("share %s is done; another one goes on with the other stages", mine.name)
 
@@ -78,24 +81,24 @@ def audit(config: Config) -> None:
         AuditError: what ended the run.
     """
     with faults.told():
-        store.sweep(RunFolder(config.folder))
-        journal = ops.Journal(config)
+        run_folder.sweep(RunFolder(config.folder))
+        journal = state.Journal(config)
     try:
         with _ended(journal):
             with faults.told():
                 for name in config.stages:
                     with journal.stage(name):
                         importlib.import_module(f"pipeline.stages.{name}").run(config, journal)
-                summary.tell(config, journal)
-            summary.check_errors(config, journal)
-            summary.check_gate(config, journal)
+                checks.tell(config, journal)
+            checks.check_errors(config, journal)
+            checks.check_gate(config, journal)
     finally:
-        metrics.write(config, journal)
-        tracking.write(config, journal)
+        prometheus.write(config, journal)
+        mlflow.write(config, journal)
 
 
 @contextmanager
-def _ended(journal: ops.Journal) -> Iterator[None]:
+def _ended(journal: state.Journal) -> Iterator[None]:
     """Notes how the attempt ended, whatever happens."""
     try:
         yield

@@ -28,12 +28,13 @@ import pyarrow.compute as pc
 from hydra import compose, initialize_config_dir
 from made_up_run import settings, write_run
 
-from pipeline import store, summary
+from pipeline.analysis.shortcuts import class_sample
 from pipeline.config import Config, conf_dir, load
-from pipeline.ops import Journal
-from pipeline.shortcuts import sample
+from pipeline.run import checks
+from pipeline.run.state import Journal
 from pipeline.stages import compare, discover, rank
-from pipeline.store import Plan, RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
 
 DRAWN = 32
 """Shards whose rows are drawn."""
@@ -46,16 +47,16 @@ Result = TypeVar("Result")
 def review(config: Config) -> None:
     """Count the rows, as the end of explain does."""
     run = RunFolder(config.folder)
-    summary.review(run, store.read_plan(run, []).setup, Journal(config))
+    checks.review(run, run_folder.read_plan(run, []).setup, Journal(config))
 
 
 def tables(config: Config) -> None:
     """Do what of discover reads all rows."""
     run = RunFolder(config.folder)
-    setup = store.read_plan(run, []).setup
-    rows = store.rows(run, setup)
-    store.write(discover.class_table(rows, setup), run.analysis("classes"))
-    sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
+    setup = run_folder.read_plan(run, []).setup
+    rows = run_folder.rows(run, setup)
+    parquet.write(discover.class_table(rows, setup), run.analysis("classes"))
+    class_sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
 
 
 STAGES: dict[str, Callable[[Config], None]] = {
@@ -88,7 +89,7 @@ def _peak() -> float:
 def write_before(config: Config, folder: Path) -> None:
     """Write the earlier run: the same parts under a plan with other ids and versions."""
     shutil.copytree(config.folder, folder, copy_function=os.link)
-    plan = store.read_plan(RunFolder(folder))
+    plan = run_folder.read_plan(RunFolder(folder))
     changed = plan.table
     for name, number, first in (("image_id", RENAMED, 0), ("version", REPAINTED, 1)):
         where = np.zeros(plan.table.num_rows, bool)
@@ -96,7 +97,7 @@ def write_before(config: Config, folder: Path) -> None:
         values = pa.array([f"before/{place}" for place in np.flatnonzero(where)])
         column = pc.replace_with_mask(changed[name].combine_chunks(), where, values)
         changed = changed.set_column(changed.column_names.index(name), name, column)
-    store.write_plan(RunFolder(folder), Plan(changed, plan.setup))
+    run_folder.write_plan(RunFolder(folder), Plan(changed, plan.setup))
 
 
 def measure(folder: Path, n_images: int, n_classes: int, shard_size: int) -> None:

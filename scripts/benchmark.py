@@ -41,9 +41,11 @@ from benchmark_sides import (
 )
 from tqdm import tqdm
 
-from pipeline import dataset, ops, precision
+from pipeline.data.loader import n_loader_processes
+from pipeline.engine import precision
 from pipeline.errors import AuditError
 from pipeline.model.device import pick_device
+from pipeline.run.versions import versions
 
 CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("grad-cam", "torchcam", "captum")
@@ -125,11 +127,11 @@ def hardware(args: argparse.Namespace) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "workers": dataset.workers(args.workers),
+        "workers": n_loader_processes(args.workers),
         "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": platform.system(),
-        "versions": ops.versions() | peer_versions(),
+        "versions": versions() | peer_versions(),
     }
 
 

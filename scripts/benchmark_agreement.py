@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import store
-from pipeline.job import Job
+from pipeline.run.worker import ShardWorker
+from pipeline.storage import parquet
 
 F32 = NDArray[np.float32]
 Like = Callable[[F32, tuple[int, ...]], F32]
@@ -78,9 +78,9 @@ LIKE: dict[str, Like] = {
 }
 
 
-def stored_maps(job: Job, shard: int) -> Maps:
+def stored_maps(job: ShardWorker, shard: int) -> Maps:
     """What camaudit committed for a shard, without the images that could not be explained."""
-    table = store.read(job.run.part(shard), ["index", "pred_index", "heatmap", "status"])
+    table = parquet.read(job.run.part(shard), ["index", "pred_index", "heatmap", "status"])
     table = table.filter(pc.equal(table["status"], "ok"))
     flat = pc.list_flatten(table["heatmap"]).to_numpy().astype(np.float32)
     return Maps(

@@ -18,8 +18,8 @@ from benchmark_agreement import LIKE, Agreement, Maps, compare, stored_maps, unc
 from benchmark_sides import BF16, CAMAUDIT, FP32, SIDES, Bench, synchronize
 from tqdm import tqdm
 
-from pipeline import store
-from pipeline.job import Job
+from pipeline.run.worker import ShardWorker
+from pipeline.storage import run_folder
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -89,7 +89,7 @@ def warm(bench: Bench, result: Result) -> list[Agreement]:
     """Run a side once, on the first shard; its agreement with camaudit, where both are fp32."""
     job, maps = bench.jobs[result.precision], SIDES[result.side](bench, result.precision, [0])
     theirs = result.side != CAMAUDIT and result.precision == FP32
-    if not theirs or not store.is_committed(job.run, job.plan.setup, 0):
+    if not theirs or not run_folder.is_committed(job.run, job.plan.setup, 0):
         drain(maps)
         return []
     ours = stored_maps(job, 0)
@@ -154,10 +154,10 @@ def read_status(key: str) -> int | None:
     return int(fields[key].split()[0]) * 1024
 
 
-def note_stored(job: Job, result: Result) -> None:
+def note_stored(job: ShardWorker, result: Result) -> None:
     """Check that camaudit committed every shard, and note the bytes it took per image."""
     setup = job.plan.setup
-    missing = store.missing_shards(job.run, setup)
+    missing = run_folder.missing_shards(job.run, setup)
     if missing:
         raise RuntimeError(f"{len(missing)} of {setup.n_shards} shards were not committed")
     size = embedding = 0

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline import config as settings
-from pipeline import dataset, ops
 from pipeline.config import Config
-from pipeline.job import Job, prepare
-from pipeline.model import zoo
+from pipeline.data.loader import load_images, n_loader_processes, plan_batches
+from pipeline.model import backends
+from pipeline.run import state
+from pipeline.run.worker import ShardWorker, prepare
 from pipeline.stages import explain
 
 FP32, BF16 = "fp32", "bf16"
@@ -47,13 +48,13 @@ class Bench:
     network the one that the peers get, in PyTorch's default memory format.
     """
 
-    jobs: dict[str, Job]
+    jobs: dict[str, ShardWorker]
     forwards: dict[str, nn.Module]
     network: nn.Module
     advance: Callable[[int], object] = lambda _images: None
 
     @property
-    def job(self) -> Job:
+    def job(self) -> ShardWorker:
         """Any of the jobs: they share device, source, plan and preprocessing."""
         return next(iter(self.jobs.values()))
 
@@ -94,7 +95,7 @@ def make_bench(overrides: list[str], precisions: list[str]) -> Bench:
     for precision in precisions:
         own = [f"precision={precision}", f"run_id=benchmark-{precision}"]
         config = configure([*overrides, *own])
-        jobs[precision] = prepare(config, ops.Journal(config))
+        jobs[precision] = prepare(config, state.Journal(config))
     job = jobs[precisions[0]]
     network = build(job.config).to(job.device)
     forwards = {
@@ -124,18 +125,18 @@ def model_overrides(model: str) -> list[str]:
 def build(config: Config) -> nn.Module:
     """The model of the settings once more, seeded as camaudit seeds it: the weights are equal."""
     torch.manual_seed(config.seed)
-    return zoo.BUILDERS[config.model.kind](config.model, None).module.eval()
+    return backends.BUILDERS[config.model.kind](config.model, None).module.eval()
 
 
 def batches(bench: Bench, shards: list[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """camaudit's own loading and preprocessing: plan positions (n,), float32 input (n, 3, h, w)."""
     job = bench.job
     wanted = {shard: job.wanted(shard) for shard in shards}
-    loader = dataset.load(
+    loader = load_images(
         job.source.read,
         job.classifier.preprocess.fit,
-        dataset.batches(wanted, job.plan.setup),
-        dataset.workers(job.config.loader.num_workers),
+        plan_batches(wanted, job.plan.setup),
+        n_loader_processes(job.config.loader.num_workers),
         pin=job.device.type == "cuda",
     )
     for batch in loader:

@@ -19,10 +19,10 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import conf_dir, load
-from pipeline.store import RunFolder
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
 
 CLASSES = 10
 NEW, CHANGED, REMOVED = 100, 50, 30
@@ -112,7 +112,9 @@ def main() -> None:
         print(f"{name}: {images} images and {seconds:.2f} s in the model, {whole:.1f} s in all")
     print(f"share of the full run's time in the model: {some[1] / full[1]:.1%}")
     runs = [RunFolder(wanted.folder / "runs" / name) for name in ("tuesday", "full")]
-    found, expected = (store.rows(run, store.read_plan(run).setup).to_table() for run in runs)
+    found, expected = (
+        run_folder.rows(run, run_folder.read_plan(run).setup).to_table() for run in runs
+    )
     print(f"tables equal: {found.equals(expected)}, {expected.num_rows} rows")
 
 

@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from report_photos import class_names, photo
 
-from pipeline import pictures, store
 from pipeline.config import Config, result_settings
-from pipeline.schema import (
+from pipeline.data import pictures
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import (
     CANDIDATES,
     FINDINGS,
     FOCUS,
@@ -27,11 +30,9 @@ from pipeline.schema import (
     INTERVENTIONS,
     MEMBERS,
     TOP,
-    Setup,
     part_schema,
     plan_schema,
 )
-from pipeline.store import Plan, RunFolder
 
 GRID, DIMENSIONS = (7, 7), 128
 WRONG, ERRORS = 0.02, 0.001
@@ -170,9 +171,9 @@ def write_run(config: Config, n_images: int, n_classes: int, shard_size: int, dr
     )
     run, rows = RunFolder(config.folder), Rows(setup, min(drawn, setup.n_shards))
     plan = rows.planned(range(n_images))
-    store.write_plan(run, Plan(plan, setup))
+    run_folder.write_plan(run, Plan(plan, setup))
     _write_parts(run, rows)
-    store.write(CANDIDATES.empty_table(), run.analysis("candidates"))
+    parquet.write(CANDIDATES.empty_table(), run.analysis("candidates"))
     tables = zip(
         ("findings", "interventions", "members"),
         (FINDINGS, INTERVENTIONS, MEMBERS),
@@ -180,7 +181,7 @@ def write_run(config: Config, n_images: int, n_classes: int, shard_size: int, dr
         strict=True,
     )
     for name, schema, made in tables:
-        store.write(pa.Table.from_pylist(made, schema), run.analysis(name))
+        parquet.write(pa.Table.from_pylist(made, schema), run.analysis(name))
 
 
 def _write_parts(run: RunFolder, rows: Rows) -> None:
@@ -196,7 +197,7 @@ def _write_parts(run: RunFolder, rows: Rows) -> None:
 
 def _write_some(run: RunFolder, rows: Rows, shards: range) -> None:
     for number in shards:
-        store.commit_part(run, rows.setup, number, rows.shard(number))
+        run_folder.commit_part(run, rows.setup, number, rows.shard(number))
 
 
 Made = tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]

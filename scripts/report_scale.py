@@ -23,10 +23,10 @@ from hydra import compose, initialize_config_dir
 from made_up_run import settings, write_run
 from playwright.sync_api import sync_playwright
 
-from pipeline import store
 from pipeline.config import conf_dir, load
 from pipeline.stages.discover import class_table
-from pipeline.store import RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
 
 SHARD = 1024
 
@@ -78,8 +78,8 @@ def main() -> None:
         begun = time.perf_counter()
         write_run(config, args.images, args.classes, SHARD, drawn=args.images)
         run = RunFolder(config.folder)
-        setup = store.read_plan(run, []).setup
-        store.write(class_table(store.rows(run, setup), setup), run.analysis("classes"))
+        setup = run_folder.read_plan(run, []).setup
+        parquet.write(class_table(run_folder.rows(run, setup), setup), run.analysis("classes"))
         print(f"store written in {time.perf_counter() - begun:.0f} s", flush=True)
     wall, peak = run_stages(*wanted, "stages=[rank,report]")
     seconds = json.loads((config.folder / "run.json").read_text(encoding="utf-8"))["seconds"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline import store
-from pipeline.schema import IMAGE, TOP
+from pipeline.storage import run_folder
+from pipeline.storage.schema import IMAGE, TOP
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -59,10 +59,10 @@ def read(run: Path, pictures: U8) -> Explained:
     Raises:
         NotFinished, DataError: as store.read_plan and store.rows.
     """
-    folder = store.RunFolder(run)
-    setup = store.read_plan(folder).setup
+    folder = run_folder.RunFolder(run)
+    setup = run_folder.read_plan(folder).setup
     names = ["index", "pred_index", "label_index", "label_prob", "top_index", "top_prob"]
-    table = store.rows(folder, setup).to_table(
+    table = run_folder.rows(folder, setup).to_table(
         columns=[*names, "heatmap", "heatmap_label", "embedding", *IMAGE],
         filter=(ds.field("status") == "ok") & ds.field("label_index").is_valid(),
     )

@@ -14,12 +14,12 @@ import pandas as pd
 from shortcut_cues import boxed
 from shortcut_scores import Verdict, average_precision, centre_inside, iou
 
-from pipeline import store
+from pipeline.analysis.ranking import suspects
 from pipeline.demo import data
-from pipeline.ranking import suspects
-from pipeline.schema import Setup
 from pipeline.stages import rank
-from pipeline.store import RunFolder
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
 
 CAMAUDIT = "camaudit"
 OVERLAP = 0.3
@@ -113,8 +113,8 @@ def label_errors(run: Path, truth: Truth, scores: dict[str, Any]) -> dict[str, f
 def _label_error_scores(run: Path) -> npt.NDArray[np.float64]:
     """The evidence against each label, as rank scores it, in planned order."""
     folder = RunFolder(run)
-    setup: Setup = store.read_plan(folder).setup
-    rows = store.rows(folder, setup)
+    setup: Setup = run_folder.read_plan(folder).setup
+    rows = run_folder.rows(folder, setup)
     labels = rank.learn_labels(rows, setup, seed=0)
     table = rows.to_table(columns=suspects.COLUMNS)
     return np.asarray(labels.judge(table).evidence, np.float64)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.cam import Layout
+from pipeline.cam.graph import Layout
 
 Array = NDArray[np.float64]
 

@@ -10,21 +10,22 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from pipeline import pictures, store
 from pipeline.config import Config, Manifest, ReportConfig, ZooModel, result_settings
-from pipeline.schema import (
+from pipeline.data import pictures
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import (
     CANDIDATES,
     DECISIONS,
     FINDINGS,
     INTERVENTIONS,
     MEMBERS,
     SUSPECTS,
-    Setup,
     classes_schema,
     part_schema,
     plan_schema,
 )
-from pipeline.store import Plan, RunFolder
 
 NASTY = [
     "<script>document.title='hacked'</script>",
@@ -125,11 +126,11 @@ def _row(
 
 def _write_rows(run: RunFolder, setup: Setup, rows: list[dict[str, Any]]) -> None:
     planned = [{**row, "shard": row["index"] // setup.shard_size} for row in rows]
-    store.write_plan(run, Plan(pa.Table.from_pylist(planned, plan_schema()), setup))
+    run_folder.write_plan(run, Plan(pa.Table.from_pylist(planned, plan_schema()), setup))
     schema = part_schema(setup.grid, setup.embedding_dim)
     for shard in range(setup.n_shards):
         of_shard = [rows[i] for i in setup.rows(shard)]
-        store.commit_part(run, setup, shard, pa.Table.from_pylist(of_shard, schema))
+        run_folder.commit_part(run, setup, shard, pa.Table.from_pylist(of_shard, schema))
 
 
 def _write_analysis(
@@ -173,7 +174,7 @@ def _write_analysis(
         ("members", members, MEMBERS),
         ("suspects", suspects, SUSPECTS),
     ):
-        store.write(pa.Table.from_pylist(rows, schema), run.analysis(name))
+        parquet.write(pa.Table.from_pylist(rows, schema), run.analysis(name))
 
 
 def flat(colour: tuple[int, int, int], height: int = 70, width: int = 70) -> pictures.Rgb:

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import cam, model
-from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
+from pipeline.cam import graph, methods
+from pipeline.cam.graph import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
 from pipeline.config import PreprocessConfig, ZooModel
-from pipeline.model import Classifier
+from pipeline.model.classifier import Classifier, load_classifier
 
 # In double precision two right implementations agree to rounding; in single precision the random
 # networks of this test amplify it a thousandfold and more, layer by layer.
@@ -96,7 +96,7 @@ MORE = [  # relatives of those, for scripts/test -m zoo
 def test_auto_finds_the_layer_and_its_maps_are_right(known: Known) -> None:
     preprocess = PreprocessConfig(resize=known.side)
     config = ZooModel(known.library, name=known.name, weights=None, preprocess=preprocess)
-    found = model.load(config, torch.device("cpu"), seed=0)
+    found = load_classifier(config, torch.device("cpu"), seed=0)
     assert (found.layer_name, found.channels, found.layout) == (
         known.layer,
         known.channels,
@@ -119,5 +119,5 @@ def heatmaps(found: Classifier, images: Tensor, targets: Tensor) -> NDArray[np.f
     """(T, N, h, w) as the pipeline makes them."""
     with found.cut_graph() as forward:
         logits, activations = forward(images)
-        slopes = cam.gradients(logits, activations, targets)
-    return np.stack([cam.gradcam(activations.detach(), slope).numpy() for slope in slopes])
+        slopes = graph.gradients(logits, activations, targets)
+    return np.stack([methods.gradcam(activations.detach(), slope).numpy() for slope in slopes])

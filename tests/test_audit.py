@@ -19,20 +19,20 @@ from bad_files import BAD_KINDS
 from conftest import CLASSES, write_images
 from torchvision import models
 
-from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.schema import (
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import (
     CANDIDATES,
     FINDINGS,
     MEMBERS,
     SUSPECTS,
-    Setup,
     classes_schema,
     part_schema,
 )
-from pipeline.store import RunFolder
 
 Configure = Callable[..., Config]
 
@@ -40,8 +40,8 @@ Configure = Callable[..., Config]
 def rows_of(config: Config) -> pa.Table:
     """All rows of a run, after checking that each planned image has exactly one."""
     run = RunFolder(config.folder)
-    plan = store.read_plan(run)
-    rows = store.rows(run, plan.setup).to_table()
+    plan = run_folder.read_plan(run)
+    rows = run_folder.rows(run, plan.setup).to_table()
     assert rows["index"].to_pylist() == list(range(plan.setup.n_images))
     assert rows["image_id"].to_pylist() == plan.table["image_id"].to_pylist()
     return rows
@@ -50,10 +50,10 @@ def rows_of(config: Config) -> pa.Table:
 def check_contract(config: Config) -> pa.Table:
     """Tables as the schemas say, heatmaps in [0, 1] with a maximum of 1 or dead."""
     run = RunFolder(config.folder)
-    setup = store.read_plan(run).setup
+    setup = run_folder.read_plan(run).setup
     rows = rows_of(config)
     expected = part_schema(setup.grid, setup.embedding_dim)
-    assert rows.schema.equals(store.stored_schema(expected))
+    assert rows.schema.equals(parquet.stored_schema(expected))
     good = rows.filter(pa.compute.equal(rows["status"], "ok"))
     maps = np.stack(good["heatmap"].to_numpy(zero_copy_only=False)).astype(np.float32)
     assert maps.shape == (good.num_rows, setup.grid[0] * setup.grid[1])
@@ -68,8 +68,8 @@ def check_contract(config: Config) -> pa.Table:
         ("suspects", SUSPECTS),
         ("classes", classes_schema(setup.grid)),
     ):
-        stored = store.read(run.analysis(name)).schema
-        assert stored.equals(store.stored_schema(schema)), name
+        stored = parquet.read(run.analysis(name)).schema
+        assert stored.equals(parquet.stored_schema(schema)), name
     assert (run.report / "index.html").is_file()
     return rows
 
@@ -268,10 +268,10 @@ def test_stages_run_alone_with_the_same_result(
     audit(configure(*overrides))
     run = RunFolder(configure(*overrides).folder)
     names = ("classes", "candidates", "findings", "members", "suspects")
-    before = {name: store.read(run.analysis(name)) for name in names}
+    before = {name: parquet.read(run.analysis(name)) for name in names}
     audit(configure(*overrides, "stages=[discover,verify,rank,report]"))
     for name in names:
-        assert store.read(run.analysis(name)).equals(before[name]), name
+        assert parquet.read(run.analysis(name)).equals(before[name]), name
 
 
 def test_setup_survives_its_metadata(
@@ -280,7 +280,7 @@ def test_setup_survives_its_metadata(
     write_images(tmp_path / "photos", 2)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model)
     audit(config)
-    setup = store.read_plan(RunFolder(config.folder)).setup
+    setup = run_folder.read_plan(RunFolder(config.folder)).setup
     assert Setup.from_metadata(setup.to_metadata()) == setup
     assert setup.class_names == list(CLASSES)
 

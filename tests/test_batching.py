@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import batching
-from pipeline.batching import Halving
+from pipeline.engine import batch_size
+from pipeline.engine.batch_size import RetryOnOutOfMemory
 
 CPU = torch.device("cpu")
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
@@ -35,7 +35,7 @@ def test_a_batch_is_explained_in_the_pieces_that_fit(
 ) -> None:
     images, labels = torch.rand(7, 3), torch.arange(7)
     device = Device(room, error)
-    columns = Halving(device)(images, labels, None)
+    columns = RetryOnOutOfMemory(device)(images, labels, None)
     assert device.sizes == sizes
     assert torch.equal(columns["sum"], images.sum(dim=1) + labels)
     assert torch.equal(columns["twice"], 2 * images)
@@ -43,7 +43,7 @@ def test_a_batch_is_explained_in_the_pieces_that_fit(
 
 def test_what_did_not_fit_is_not_tried_again() -> None:
     device = Device(room=4)
-    explain = Halving(device)
+    explain = RetryOnOutOfMemory(device)
     for _ in range(3):
         explain(torch.rand(8, 3), torch.arange(8), None)
     assert device.sizes == [8, 4, 4, 4, 4, 4, 4]
@@ -51,7 +51,7 @@ def test_what_did_not_fit_is_not_tried_again() -> None:
 
 def test_a_smaller_first_batch_does_not_make_the_later_ones_smaller() -> None:
     device = Device(room=8)
-    explain = Halving(device)
+    explain = RetryOnOutOfMemory(device)
     for n in (3, 8):
         explain(torch.rand(n, 3), torch.arange(n), None)
     assert device.sizes == [3, 8]
@@ -59,7 +59,7 @@ def test_a_smaller_first_batch_does_not_make_the_later_ones_smaller() -> None:
 
 def test_one_image_that_does_not_fit_ends_it() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        Halving(Device(room=0))(torch.rand(4, 3), torch.arange(4), None)
+        RetryOnOutOfMemory(Device(room=0))(torch.rand(4, 3), torch.arange(4), None)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:
@@ -67,7 +67,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Halving(broken)(torch.rand(4, 3))
+        RetryOnOutOfMemory(broken)(torch.rand(4, 3))
 
 
 def test_a_gpu_gets_the_largest_batch_that_fits() -> None:
@@ -75,25 +75,25 @@ def test_a_gpu_gets_the_largest_batch_that_fits() -> None:
         return Device(room=100)(images.flatten(1), labels, None)
 
     # A device that is no CPU and always there; nothing is computed on it.
-    assert batching.fitting(explain, torch.device("meta"), (4, 4)) == 64
+    assert batch_size.fitting(explain, torch.device("meta"), (4, 4)) == 64
 
 
 @pytest.mark.parametrize(("side", "size"), [(64, 128), (224, 32), (448, 8), (3000, 1)])
 def test_on_a_cpu_the_size_of_the_pictures_decides(side: int, size: int) -> None:
-    assert batching.fitting(lambda: {}, CPU, (side, side)) == size
+    assert batch_size.fitting(lambda: {}, CPU, (side, side)) == size
 
 
 def test_smaller_batches_are_filled_up_with_copies() -> None:
     device = Device(room=8)
     images, labels = torch.rand(3, 3), torch.arange(3)
-    columns = Halving(device, 5)(images, labels, None)
+    columns = RetryOnOutOfMemory(device, 5)(images, labels, None)
     assert device.sizes == [5]
     assert torch.equal(columns["sum"], images.sum(dim=1) + labels)
 
 
 def test_pieces_of_a_batch_that_did_not_fit_are_all_of_one_size() -> None:
     device = Device(room=4)
-    explain = Halving(device, 7)
+    explain = RetryOnOutOfMemory(device, 7)
     for n in (7, 2):
         explain(torch.rand(n, 3), torch.arange(n), None)
     assert device.sizes == [7, 4, 4, 4]

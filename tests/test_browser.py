@@ -22,12 +22,13 @@ from playwright.sync_api import Browser, Error, Page, Request, expect, sync_play
 from small_run import NASTY, make_run
 from test_report import make_report
 
-from pipeline import pictures, store
 from pipeline.__main__ import audit
+from pipeline.analysis.ranking import decisions
 from pipeline.config import Config, conf_dir, load
-from pipeline.ranking import decisions
-from pipeline.schema import FINDINGS
-from pipeline.store import RunFolder
+from pipeline.report import overlay
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.schema import FINDINGS
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -86,13 +87,13 @@ def demo_settings(output: Path, *overrides: str) -> Config:
 def make_baseline(now: RunFolder, before: RunFolder) -> None:
     """An earlier run without findings, with fewer suspects, and with one class that was better."""
     shutil.copytree(now.path, before.path)
-    store.write(FINDINGS.empty_table(), before.analysis("findings"))
-    suspects = store.read(now.analysis("suspects"))
-    store.write(suspects.slice(10), before.analysis("suspects"))
-    classes = store.read(now.analysis("classes")).to_pylist()
+    parquet.write(FINDINGS.empty_table(), before.analysis("findings"))
+    suspects = parquet.read(now.analysis("suspects"))
+    parquet.write(suspects.slice(10), before.analysis("suspects"))
+    classes = parquet.read(now.analysis("classes")).to_pylist()
     classes[4]["n_correct"] = classes[4]["n_label"]
-    schema = store.read(now.analysis("classes")).schema
-    store.write(pa.Table.from_pylist(classes, schema), before.analysis("classes"))
+    schema = parquet.read(now.analysis("classes")).schema
+    parquet.write(pa.Table.from_pylist(classes, schema), before.analysis("classes"))
 
 
 class Watched:
@@ -281,9 +282,9 @@ def test_the_heatmap_of_the_label_can_be_laid_over_it_instead(watched: Watched) 
 
 def test_what_the_browser_shows_is_the_overlay(browser: Browser, demo: Path) -> None:
     """The picture on the screen, beside the one that Python draws from the table."""
-    row = store.read(RunFolder(demo).analysis("suspects"), ["index", "image_id"]).to_pylist()[0]
-    setup = store.read_plan(RunFolder(demo)).setup
-    rows = store.rows(RunFolder(demo), setup)
+    row = parquet.read(RunFolder(demo).analysis("suspects"), ["index", "image_id"]).to_pylist()[0]
+    setup = run_folder.read_plan(RunFolder(demo)).setup
+    rows = run_folder.rows(RunFolder(demo), setup)
     heatmap = rows.at(np.array([row["index"]]), ["heatmap"])["heatmap"][0].as_py()
     picture = cv2.imread(str(demo / f"report/pictures/{row['index']}.webp"), cv2.IMREAD_COLOR_RGB)
     assert picture is not None
@@ -296,7 +297,7 @@ def test_what_the_browser_shows_is_the_overlay(browser: Browser, demo: Path) -> 
     stack.evaluate("node => { node.style.borderRadius = 0; }")
     shot = np.asarray(Image.open(io.BytesIO(stack.screenshot())).convert("RGB"), float)
     large = cv2.resize(picture, shot.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    wanted = pictures.overlay(large, np.reshape(heatmap, setup.grid), 0.5).astype(float)
+    wanted = overlay.overlay(large, np.reshape(heatmap, setup.grid), 0.5).astype(float)
     off = np.abs(shot - wanted).max(axis=2)
     assert np.median(off) < 3
     assert np.quantile(off, 0.95) < 20  # edges of enlarged pixels may be one pixel off
@@ -331,7 +332,7 @@ class Reviewer:
 
 
 def suspects_of(run: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = store.read(RunFolder(run).analysis("suspects")).to_pylist()
+    found: list[dict[str, Any]] = parquet.read(RunFolder(run).analysis("suspects")).to_pylist()
     return found
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import cam
 from pipeline import config as settings
-from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, LayerError, Layout
+from pipeline.cam import graph, methods
+from pipeline.cam.graph import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, LayerError, Layout
 
 Array = NDArray[np.float64]
 
@@ -55,10 +55,10 @@ def network(name: str) -> nn.Module:
 
 def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
     """(T, N, h, w) as the pipeline makes them."""
-    with cam.cut_graph(model, model.get_submodule(layer), MAP) as forward:
+    with graph.cut_graph(model, model.get_submodule(layer), MAP) as forward:
         logits, activations = forward(images)
-        slopes = cam.gradients(logits, activations, targets)
-        return torch.stack([cam.gradcam(activations.detach(), slope) for slope in slopes])
+        slopes = graph.gradients(logits, activations, targets)
+        return torch.stack([methods.gradcam(activations.detach(), slope) for slope in slopes])
 
 
 def state(model: nn.Module) -> list[object]:
@@ -195,7 +195,7 @@ def test_an_exception_leaves_the_model_as_it_came(images: Tensor, message: str) 
     before = state(model)
     with (
         pytest.raises(ValueError, match=message),
-        cam.cut_graph(model, model.layer, MAP) as forward,
+        graph.cut_graph(model, model.layer, MAP) as forward,
     ):
         forward(images)
         raise ValueError("in the body")
@@ -205,7 +205,7 @@ def test_an_exception_leaves_the_model_as_it_came(images: Tensor, message: str) 
 def test_the_head_may_fail_and_grad_mode_is_still_the_callers() -> None:
     model = Small()
     model.head = nn.Linear(5, 4)
-    with torch.no_grad(), cam.cut_graph(model, model.layer, MAP) as forward:
+    with torch.no_grad(), graph.cut_graph(model, model.layer, MAP) as forward:
         with pytest.raises(RuntimeError, match="shapes"):
             forward(IMAGES)
         assert not torch.is_grad_enabled()
@@ -213,11 +213,11 @@ def test_the_head_may_fail_and_grad_mode_is_still_the_callers() -> None:
 
 def test_inside_the_context_no_parameter_needs_a_gradient() -> None:
     model = Small()
-    with cam.cut_graph(model, model.layer, MAP) as forward:
+    with graph.cut_graph(model, model.layer, MAP) as forward:
         logits, activations = forward(IMAGES)
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
-        cam.gradients(logits, activations, TARGETS)
+        graph.gradients(logits, activations, TARGETS)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert activations.grad is None
 
@@ -238,7 +238,7 @@ def test_the_trunk_builds_no_graph() -> None:
         module.register_forward_hook(keep)
     images = IMAGES.clone().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-    with hooks, cam.cut_graph(model, model.layer, MAP) as forward:
+    with hooks, graph.cut_graph(model, model.layer, MAP) as forward:
         _, activations = forward(images)
     assert len(trunk) == 4
     assert not any(output.requires_grad for output in trunk)
@@ -261,7 +261,7 @@ def test_what_shares_the_layers_memory_does_not_overwrite_its_activations() -> N
             return seen.relu_().mean(dim=(2, 3))
 
     model = Shared()
-    with cam.cut_graph(model, model.layer, MAP) as forward:
+    with graph.cut_graph(model, model.layer, MAP) as forward:
         logits, activations = forward(IMAGES)
     assert torch.equal(activations, IMAGES * 2)
     assert torch.equal(logits, (IMAGES * 2).relu().mean(dim=(2, 3)))
@@ -334,15 +334,15 @@ class Odd(nn.Module):
 def test_a_layer_that_cannot_be_explained_is_refused(fault: str, layer: str, message: str) -> None:
     model = Odd(fault)
     before = state(model)
-    with pytest.raises(cam.LayerError, match=message):
+    with pytest.raises(graph.LayerError, match=message):
         heatmaps(model, layer, IMAGES, TARGETS)
     assert state(model) == before
 
 
 def test_after_a_refused_forward_the_next_one_starts_afresh() -> None:
     model = Odd("twice")
-    with cam.cut_graph(model, model.layer, MAP) as forward:
-        with pytest.raises(cam.LayerError):
+    with graph.cut_graph(model, model.layer, MAP) as forward:
+        with pytest.raises(graph.LayerError):
             forward(IMAGES)
         model.fault = "none"
         logits, _ = forward(IMAGES)
@@ -351,13 +351,13 @@ def test_after_a_refused_forward_the_next_one_starts_afresh() -> None:
 
 def test_normalise_divides_by_the_maximum_and_leaves_dead_maps_dead() -> None:
     maps = torch.tensor([[[0.0, 2.0], [8.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    scaled, peak = cam.normalise(maps)
+    scaled, peak = methods.normalise(maps)
     assert peak.tolist() == [8.0, 0.0]
     assert scaled.tolist() == [[[0.0, 0.25], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]
 
 
 def test_normalise_takes_maps_of_any_scale() -> None:
-    scaled, peak = cam.normalise(torch.tensor([[[1e-38, 5e-39]], [[3e38, 1.5e38]]]))
+    scaled, peak = methods.normalise(torch.tensor([[[1e-38, 5e-39]], [[3e38, 1.5e38]]]))
     torch.testing.assert_close(scaled, torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]]]))
     assert (peak > 0).all()
 
@@ -367,7 +367,7 @@ def test_pooled_features_are_those_of_the_cells_that_were_looked_at() -> None:
     maps = torch.zeros(3, 2, 4)
     maps[0, 1, 2] = 0.7
     maps[1, 0, 0] = maps[1, 1, 3] = 1.0
-    features = cam.pooled(activations, maps, None)
+    features = methods.pooled(activations, maps, None)
     cell = activations[0, :, 1, 2]
     torch.testing.assert_close(features[0], cell / cell.norm())
     two = activations[1, :, 0, 0] + activations[1, :, 1, 3]
@@ -378,7 +378,7 @@ def test_pooled_features_are_those_of_the_cells_that_were_looked_at() -> None:
 def test_pooled_features_are_projected_before_they_get_unit_length() -> None:
     activations = torch.full((1, 3, 2, 2), 1e5)  # would overflow float16
     projection = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 3.0]])
-    features = cam.pooled(activations, torch.ones(1, 2, 2), projection)
+    features = methods.pooled(activations, torch.ones(1, 2, 2), projection)
     torch.testing.assert_close(features, torch.tensor([[0.5**0.5, 0.5**0.5]]))
 
 
@@ -415,10 +415,10 @@ def test_maps_do_not_hang_on_the_layout(layout: Layout) -> None:
     model = Small()
     wanted = heatmaps(model, "trunk", IMAGES, TARGETS)
     model.trunk = nn.Sequential(model.trunk, There(), Back())
-    with cam.cut_graph(model, model.trunk[1], layout) as forward:
+    with graph.cut_graph(model, model.trunk[1], layout) as forward:
         logits, activations = forward(IMAGES)
-        slopes = cam.gradients(logits, activations, TARGETS)
-    found = [cam.gradcam(activations.detach(), slope) for slope in slopes]
+        slopes = graph.gradients(logits, activations, TARGETS)
+    found = [methods.gradcam(activations.detach(), slope) for slope in slopes]
     torch.testing.assert_close(torch.stack(found), wanted)
 
 
@@ -435,15 +435,15 @@ def test_a_fast_trunk_has_a_head_in_single_precision(dtype: torch.dtype) -> None
 
     for name in ("trunk", "act", "head"):
         model.get_submodule(name).register_forward_hook(note(name))
-    with cam.cut_graph(model, model.layer, MAP, dtype) as forward:
+    with graph.cut_graph(model, model.layer, MAP, dtype) as forward:
         logits, activations = forward(IMAGES)
-        slopes = cam.gradients(logits, activations, TARGETS)
+        slopes = graph.gradients(logits, activations, TARGETS)
     assert seen == {"trunk": dtype, "act": torch.float32, "head": torch.float32}
     dtypes = {each.dtype for each in (logits, activations, *slopes)}
     assert dtypes == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
     exact = heatmaps(model, "layer", IMAGES, TARGETS)
-    near = torch.stack([cam.gradcam(activations.detach(), slope) for slope in slopes])
+    near = torch.stack([methods.gradcam(activations.detach(), slope) for slope in slopes])
     assert F.cosine_similarity(exact.flatten(2), near.flatten(2), dim=2).min() > 0.99
 
 
@@ -494,7 +494,7 @@ FAMILY: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def test_the_settings_offer_the_whole_family() -> None:
-    assert tuple(cam.METHODS) == tuple(FAMILY) == settings.ONE_OF["cam.method"]
+    assert tuple(methods.METHODS) == tuple(FAMILY) == settings.ONE_OF["cam.method"]
     offered = {path.stem for path in (settings.conf_dir() / "cam").glob("*.yaml")}
     assert offered == set(FAMILY)
 
@@ -511,9 +511,9 @@ def test_the_family_follows_its_papers(method: str, signed: bool, channels: int)
     pairs = zip(activations.numpy(), slopes.numpy(), strict=True)
     wanted = np.stack([FAMILY[method](a, g) for a, g in pairs])
     assert (wanted.max(axis=(1, 2)) > 0).sum() >= 2
-    found = cam.METHODS[method](activations, slopes)
+    found = methods.METHODS[method](activations, slopes)
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-10 * wanted.max())
-    single = cam.METHODS[method](activations.float(), slopes.float())
+    single = methods.METHODS[method](activations.float(), slopes.float())
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single.numpy(), wanted, atol=1e-4 * wanted.max())
 
@@ -521,9 +521,9 @@ def test_the_family_follows_its_papers(method: str, signed: bool, channels: int)
 @pytest.mark.parametrize("method", FAMILY)
 def test_without_activation_or_gradient_there_is_no_evidence(method: str) -> None:
     nothing, something = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    assert not cam.METHODS[method](nothing, something).any()
+    assert not methods.METHODS[method](nothing, something).any()
     if method != "eigencam":  # which does not look at gradients
-        assert not cam.METHODS[method](something, nothing).any()
+        assert not methods.METHODS[method](something, nothing).any()
 
 
 @pytest.mark.parametrize("method", FAMILY)
@@ -531,6 +531,6 @@ def test_tiny_gradients_have_the_map_of_larger_ones(method: str) -> None:
     activations, slopes = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     if method == "gradcam_pp":  # whose weights hang on the size of the gradient
         activations, slopes = activations * 1e-3, slopes * 1e-6
-    tiny, _ = cam.normalise(cam.METHODS[method](activations, slopes * 1e-15))
-    larger, _ = cam.normalise(cam.METHODS[method](activations, slopes))
+    tiny, _ = methods.normalise(methods.METHODS[method](activations, slopes * 1e-15))
+    larger, _ = methods.normalise(methods.METHODS[method](activations, slopes))
     torch.testing.assert_close(tiny, larger, rtol=1e-3, atol=1e-4)

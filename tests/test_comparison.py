@@ -14,13 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline import comparison, store
 from pipeline.__main__ import audit
-from pipeline.comparison import Tables, compare, images
+from pipeline.analysis.compare import changes
+from pipeline.analysis.compare.changes import ComparedTables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema, plan_schema
-from pipeline.store import Rows, RunFolder
+from pipeline.storage import parquet
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.scan import Rows
+from pipeline.storage.schema import CHANGES, FINDINGS, SUSPECTS, classes_schema, plan_schema
 
 Configure = Callable[..., Config]
 Row = dict[str, Any]
@@ -40,18 +42,18 @@ def tables(
     findings: list[Row] | None = None,
     suspects: list[Row] | None = None,
     classes: list[tuple[str, int, int]] | None = None,
-) -> Tables:
+) -> ComparedTables:
     rows = [
         {"class_name": name, "n_correct": right, "n_label": n} for name, right, n in classes or []
     ]
-    return Tables(
+    return ComparedTables(
         pa.Table.from_pylist(findings or [], FINDINGS),
         pa.Table.from_pylist(suspects or [], SUSPECTS),
         pa.Table.from_pylist(rows, classes_schema((1, 1))),
     )
 
 
-def changed(before: Tables, now: Tables) -> list[Row]:
+def changed(before: ComparedTables, now: ComparedTables) -> list[Row]:
     table = compare(before, now, 0.05)
     assert table.schema.equals(CHANGES)
     rows: list[Row] = table.to_pylist()
@@ -158,7 +160,7 @@ def test_the_stage_compares_with_the_baseline_and_forgets_it_without_one(
     config = runs("new", f"baseline={tmp_path}/out/old")
     audit(config)
     path = RunFolder(config.folder).analysis("changes")
-    table = store.read(path)
+    table = parquet.read(path)
     assert table.schema.metadata[b"baseline"] == f"{tmp_path}/out/old".encode()
     assert "run" in table["subject"].to_pylist()
     audit(runs("new", "stages=[compare,report]"))
@@ -193,7 +195,7 @@ def plan_of(path: Path, rows: Told) -> Rows:
         for index, (name, version) in enumerate(rows)
     ]
     path.unlink(missing_ok=True)
-    store.write(pa.Table.from_pylist(told, plan_schema()), path)
+    parquet.write(pa.Table.from_pylist(told, plan_schema()), path)
     return Rows([path], sys.maxsize)
 
 
@@ -211,8 +213,8 @@ def test_images_are_new_changed_or_gone(tmp_path: Path) -> None:
     now = plan_of(tmp_path / "b", [("b", "2"), ("c", None), ("d", "1"), ("e", "1")])
     assert found(before, now) == [("new", "e"), ("changed", "b"), ("gone", "a")]
     assert found(before, before) == []
-    table = store.read(tmp_path / "a").drop_columns(["version"])
-    store.write(table, tmp_path / "older")
+    table = parquet.read(tmp_path / "a").drop_columns(["version"])
+    parquet.write(table, tmp_path / "older")
     older = Rows([tmp_path / "older"], sys.maxsize)
     assert found(older, now) == [("new", "e"), ("gone", "a")]
 
@@ -238,5 +240,5 @@ def test_images_are_those_that_sets_would_tell_in_the_order_of_the_plans(
     ]
     expected += [("gone", name) for name, _ in before if name not in new]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "hash", hashed, raising=False)
+        patch.setattr(changes, "hash", hashed, raising=False)
         assert found(plan_of(tmp_path / "a", before), plan_of(tmp_path / "b", now)) == expected

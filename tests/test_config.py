@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import cam, config, executors
+from pipeline import config
+from pipeline.cam import methods
 from pipeline.config import (
     CHOICES,
     CHOSEN_BY,
@@ -33,6 +34,7 @@ from pipeline.config import (
     result_settings,
 )
 from pipeline.errors import ConfigError
+from pipeline.run import executors
 
 MISSING = "???"
 GIVEN = ("dataset.root=x", "model.name=resnet50")
@@ -137,7 +139,7 @@ class TestConfMirrorsTheDataclasses:
         assert type(made.model) is CHOICES["model"].get(model, CustomModel)
 
     def test_names_that_can_be_chosen(self) -> None:
-        assert set(ONE_OF["cam.method"]) == set(cam.METHODS)
+        assert set(ONE_OF["cam.method"]) == set(methods.METHODS)
         found = {module.name for module in pkgutil.iter_modules(executors.__path__)}
         assert set(CHOICES["executor"]) == found
         assert set(GROUPS["executor"]) == found

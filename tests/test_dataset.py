@@ -24,24 +24,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory as pin
 
-from pipeline import dataset as loading
 from pipeline.config import CustomDataset, HuggingFaceDataset, ImageFolder
-from pipeline.dataset import (
+from pipeline.data.class_names import match_classes
+from pipeline.data.datasets import open_source
+from pipeline.data.decode import DecodeError
+from pipeline.data.loader import (
     Batch,
     Fit,
-    Sample,
+    LoadedImage,
     collate,
-    describe,
-    make_plan,
-    match_classes,
-    workers,
+    load_images,
+    n_loader_processes,
+    plan_batches,
 )
-from pipeline.decode import DecodeError
+from pipeline.data.source import Picture, Source, describe
 from pipeline.errors import ConfigError
 from pipeline.model.preprocess import Preprocess
-from pipeline.schema import Setup, plan_schema
-from pipeline.sources import open_source
-from pipeline.sources.source import Picture, Source
+from pipeline.run.plan_table import make_plan
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import plan_schema
 
 IMAGENET = [f"class {index}" for index in range(1000)]
 
@@ -224,7 +225,7 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """All images of some shards."""
     wanted = {shard: setup.rows(shard) for shard in shards}
-    return loading.load(read, fit, loading.batches(wanted, setup), n_workers)
+    return load_images(read, fit, plan_batches(wanted, setup), n_workers)
 
 
 def batches(setup: Setup, shards: list[int], n_workers: int = 0) -> list[Batch]:
@@ -268,17 +269,17 @@ class TestLoader:
 
     def test_without_objects_there_are_none(self) -> None:
         image = torch.zeros(3, 2, 2, dtype=torch.uint8)
-        assert collate([Sample(1, image), Sample(2, error="x")]).objects is None
+        assert collate([LoadedImage(1, image), LoadedImage(2, error="x")]).objects is None
 
     def test_a_batch_of_nothing_but_errors(self) -> None:
-        batch = collate([Sample(3, error="x"), Sample(4, error="y")])
+        batch = collate([LoadedImage(3, error="x"), LoadedImage(4, error="y")])
         assert (batch.indices, batch.sizes, batch.objects) == ([], [], None)
         assert batch.errors == [(3, "x"), (4, "y")]
         assert isinstance(batch.images, Tensor)
 
     def test_a_batch_is_stacked_as_its_pictures_lie_in_memory(self) -> None:
         pictures = [FIT(np.full((9, 7, 3), i, np.uint8)) for i in range(3)]
-        batch = collate([Sample(i, picture) for i, picture in enumerate(pictures)])
+        batch = collate([LoadedImage(i, picture) for i, picture in enumerate(pictures)])
         assert torch.equal(batch.images, torch.stack(pictures))
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
@@ -294,7 +295,7 @@ class TestLoader:
         image = torch.zeros(3, 2, 2, dtype=torch.uint8)
         for objects in (None, torch.ones(2, 2)):
             pinned.clear()
-            batch = collate([Sample(0, image, object=objects), Sample(1, error="x")])
+            batch = collate([LoadedImage(0, image, object=objects), LoadedImage(1, error="x")])
             found = pin(batch)  # type: ignore[no-untyped-call]
             assert isinstance(found, Batch)
             assert found is not batch
@@ -416,11 +417,11 @@ class TestSourcesInWorkers:
 
 class TestSmallThings:
     def test_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert (workers(0), workers(3)) == (0, 3)
+        assert (n_loader_processes(0), n_loader_processes(3)) == (0, 3)
         for cores, expected in ((1, 1), (2, 1), (8, 7), (64, 16)):
             allowed = set(range(cores))
             monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, a=allowed: a, raising=False)
-            assert workers("auto") == expected
+            assert n_loader_processes("auto") == expected
 
     @pytest.mark.parametrize(
         ("error", "text"),

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from test_rank import write_run, wrong
 
-from pipeline import store
+from pipeline.analysis.ranking import decisions
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.ops import Journal
-from pipeline.ranking import decisions
-from pipeline.schema import DECISIONS, SUSPECTS
+from pipeline.run.state import Journal
 from pipeline.stages import rank
+from pipeline.storage import parquet
+from pipeline.storage.schema import DECISIONS, SUSPECTS
 
 HEAD = "image_id,mark,note,label,pred,kind,finding_id,confidence,image_width,image_height,"
 HEAD += "image_brightness,decided"
@@ -38,8 +38,8 @@ def ranked(configure: Callable[..., Config], tmp_path: Path) -> Callable[..., Ra
         )
         run = write_run(config.folder, [{**PICTURE, **row} for row in [*rows, *[{}] * 30]])
         rank.run(config, Journal(config))
-        suspects = store.read(run.analysis("suspects"))
-        told = store.read(run.analysis("decisions"))
+        suspects = parquet.read(run.analysis("suspects"))
+        told = parquet.read(run.analysis("decisions"))
         assert suspects.schema.equals(SUSPECTS)
         assert told.schema.equals(DECISIONS)
         states = dict(zip(told["image_id"].to_pylist(), told["state"].to_pylist(), strict=True))

@@ -17,7 +17,7 @@ from bad_files import BAD_KINDS, CHART, COLOUR, GOOD_KINDS, GREY, JPEG, NOISE, e
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.decode import MAX_FILE_BYTES, DecodeError, decode, read_file, to_rgb
+from pipeline.data.decode import MAX_FILE_BYTES, DecodeError, decode, read_file, to_rgb
 
 MAX_PIXELS = 10**6
 LOSSY = {"jpeg", "mpo", "webp", "avif"}

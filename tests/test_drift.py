@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.drift import BINS, LEAST, PSI, Sample, drifts, stability
+from pipeline.analysis.compare.drift import BINS, LEAST, PSI, FocusOfRun, drifts, stability
 
 NAMES = ["focus_x", "focus_y", "focus_spread"]
 FDR = 0.05
 
 
-def sample(seed: int, per_class: int, n_classes: int = 10, shift: float = 0.0) -> Sample:
+def sample(seed: int, per_class: int, n_classes: int = 10, shift: float = 0.0) -> FocusOfRun:
     """Normal statistics; `shift` moves focus_y of the class c3."""
     rng = np.random.default_rng(seed)
     classes = np.repeat([f"c{i}" for i in range(n_classes)], per_class)
     values = rng.normal(size=(len(classes), len(NAMES)))
     values[classes == "c3", 1] += shift
-    return Sample(values, classes.astype(object))
+    return FocusOfRun(values, classes.astype(object))
 
 
-def told(before: Sample, now: Sample) -> list[str]:
+def told(before: FocusOfRun, now: FocusOfRun) -> list[str]:
     return [row["key"] for row in drifts(before, now, NAMES, FDR)]
 
 
@@ -58,7 +58,9 @@ def test_few_images_say_nothing_and_neither_do_unknown_statistics() -> None:
     before, now = sample(0, 100), sample(1, 100, shift=9)
     now.values[:, 1] = np.nan
     assert told(before, now) == []
-    assert told(before, Sample(now.values, np.array(["other"] * len(now.classes), object))) == []
+    assert (
+        told(before, FocusOfRun(now.values, np.array(["other"] * len(now.classes), object))) == []
+    )
 
 
 def test_a_row_says_what_moved() -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import cam, engine
-from pipeline.cam import CHANNELS_FIRST, Layout
-from pipeline.engine import NO_LABEL
-from pipeline.model import Classifier
-from pipeline.model.network import Network
+from pipeline.cam import graph, methods
+from pipeline.cam.graph import CHANNELS_FIRST, Layout
+from pipeline.engine import inference
+from pipeline.engine.inference import NO_LABEL
+from pipeline.model.classifier import Classifier
+from pipeline.model.outputs import LogitsModule
 from pipeline.model.preprocess import Preprocess
-from pipeline.schema import part_schema
+from pipeline.storage.schema import part_schema
 
 SIDE = 12
 GRID = (4, 5)
@@ -51,7 +52,7 @@ def classifier(
 ) -> Classifier:
     channels = 1 if grey else 3
     return Classifier(
-        module=Network(Net(n_classes, channels).eval(), output),
+        module=LogitsModule(Net(n_classes, channels).eval(), output),
         layer_name=layer,
         layout=Layout(CHANNELS_FIRST, *GRID),
         preprocess=Preprocess(SIDE, (SIDE, SIDE), (0.5,) * channels, (0.5,) * channels),
@@ -76,8 +77,8 @@ def explain(
     objects: Tensor | None = None,
 ) -> dict[str, Tensor]:
     with model.cut_graph() as forward:
-        return engine.statistics(
-            engine.explain(
+        return inference.statistics(
+            inference.explain(
                 forward, model, images, labels, objects, method="gradcam", projection=projection
             )
         )
@@ -87,8 +88,8 @@ def maps_of(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM of one class per image, (N, h, w)."""
     with model.cut_graph() as forward:
         logits, activations = forward(model.input(images))
-        (slopes,) = cam.gradients(logits, activations, classes[:, None])
-        return cam.gradcam(activations.detach(), slopes)
+        (slopes,) = graph.gradients(logits, activations, classes[:, None])
+        return methods.gradcam(activations.detach(), slopes)
 
 
 def test_predictions_are_softmax_by_hand() -> None:
@@ -127,14 +128,14 @@ def test_heatmaps_are_those_of_the_prediction_and_of_another_label() -> None:
     labels[3] = NO_LABEL
     columns = explain(model, images, labels)
     raw = maps_of(model, images, predicted)
-    scaled, peak = cam.normalise(raw)
+    scaled, peak = methods.normalise(raw)
     torch.testing.assert_close(columns["heatmap"], scaled.flatten(1))
     alive = peak > 0
     torch.testing.assert_close(columns["focus_mean"][alive], raw.mean(dim=(1, 2))[alive])
     torch.testing.assert_close(columns["heatmap_max"], peak)
     other = torch.arange(12) % 2 == 0
     assert (peak[other] > 0).any()
-    scaled, peak = cam.normalise(maps_of(model, images[other], labels[other]))
+    scaled, peak = methods.normalise(maps_of(model, images[other], labels[other]))
     torch.testing.assert_close(columns["heatmap_label"][other], scaled.flatten(1))
     torch.testing.assert_close(columns["heatmap_label_max"][other], peak)
     assert (peak > 0).any()
@@ -164,13 +165,13 @@ def test_maps_of_labels_are_made_only_where_one_differs(
     labels = predicted.clone()
     labels[2] = (labels[2] + shift) % 3
     made: list[int] = []
-    make = cam.METHODS["gradcam"]
+    make = methods.METHODS["gradcam"]
 
     def count(activations: Tensor, slopes: Tensor) -> Tensor:
         made.append(len(slopes))  # of as many images
         return make(activations, slopes)
 
-    monkeypatch.setitem(cam.METHODS, "gradcam", count)
+    monkeypatch.setitem(methods.METHODS, "gradcam", count)
     columns = explain(model, images, labels)
     assert made == [4] * n_maps
     alive = columns["heatmap_label"].isfinite().all(dim=1)
@@ -200,7 +201,7 @@ def test_a_map_that_is_not_finite_is_not_valid() -> None:
             return maps.clamp(-1, 1).mean(dim=(2, 3))
 
     model = classifier()
-    model.module = Network(Overflow(), "multiclass")
+    model.module = LogitsModule(Overflow(), "multiclass")
     columns = explain(model, pictures(2), torch.tensor([0, 1]))
     assert columns["confidence"].isfinite().all()
     assert not columns["valid"].any()
@@ -208,7 +209,7 @@ def test_a_map_that_is_not_finite_is_not_valid() -> None:
 
 def test_rows_do_not_depend_on_their_batch() -> None:
     model, images, labels = classifier(), pictures(5), torch.arange(5)
-    matrix = engine.projection(6, 2, torch.device("cpu"))
+    matrix = inference.projection(6, 2, torch.device("cpu"))
     together = explain(model, images, labels, matrix)
     for i in range(5):
         alone = explain(model, images[i : i + 1], labels[i : i + 1], matrix)
@@ -264,7 +265,7 @@ def test_a_grey_model_sees_one_channel() -> None:
 def test_probabilities_are_those_of_the_explanation() -> None:
     model, images = classifier(), pictures(4)
     with model.cut_graph() as forward:
-        probs = engine.probabilities(forward, model, images)
+        probs = inference.probabilities(forward, model, images)
     columns = explain(model, images, torch.full((4,), NO_LABEL))
     torch.testing.assert_close(probs.amax(dim=1), columns["confidence"])
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(4))
@@ -278,7 +279,7 @@ def test_features_are_the_mean_activations_scaled_to_bytes() -> None:
     for projection in (None, matrix):
         mean = activations.flatten(2).mean(2)
         expected = mean if projection is None else mean @ projection
-        found = cam.averaged(activations, projection)
+        found = methods.averaged(activations, projection)
         assert found.dtype == torch.int8
         assert found[2].abs().max() == 0
         assert (found[:2].abs().amax(1) == 127).all()
@@ -288,7 +289,7 @@ def test_features_are_the_mean_activations_scaled_to_bytes() -> None:
 
 def test_the_embedding_is_projected() -> None:
     model, images, labels = classifier(), pictures(3), torch.tensor([0, 1, 2])
-    matrix = engine.projection(6, 2, torch.device("cpu"))
+    matrix = inference.projection(6, 2, torch.device("cpu"))
     assert matrix is not None
     whole = explain(model, images, labels)["embedding"]
     assert whole.shape == (3, 6)
@@ -297,19 +298,19 @@ def test_the_embedding_is_projected() -> None:
 
 
 def test_the_projection_is_the_same_in_every_version() -> None:
-    matrix = engine.projection(300, 128, torch.device("cpu"))
+    matrix = inference.projection(300, 128, torch.device("cpu"))
     assert matrix is not None
     assert matrix.shape == (300, 128)
     assert matrix.dtype == torch.float32
     known = {(0, 0): 0.11525552, (0, 1): 0.02570995, (150, 64): 0.07332067, (299, 127): 0.04951017}
     assert {place: matrix[place].item() for place in known} == pytest.approx(known, rel=1e-6)
-    again = engine.projection(300, 128, torch.device("cpu"))
+    again = inference.projection(300, 128, torch.device("cpu"))
     assert again is not None
     assert torch.equal(matrix, again)
 
 
 def test_the_projection_keeps_angles() -> None:
-    matrix = engine.projection(2048, 128, torch.device("cpu"))
+    matrix = inference.projection(2048, 128, torch.device("cpu"))
     assert matrix is not None
     points = torch.randn(40, 2048, generator=torch.Generator().manual_seed(0)) + 0.5
     before, after = (
@@ -322,7 +323,7 @@ def test_the_projection_keeps_angles() -> None:
 
 @pytest.mark.parametrize("channels", [1, 127, 128])
 def test_few_channels_are_not_projected(channels: int) -> None:
-    assert engine.projection(channels, 128, torch.device("cpu")) is None
+    assert inference.projection(channels, 128, torch.device("cpu")) is None
 
 
 def test_labels_that_do_not_exclude_each_other_have_sigmoid_probabilities() -> None:
@@ -362,11 +363,11 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def test_no_step_of_a_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, labels = classifier(), pictures(4), torch.tensor([0, 1, NO_LABEL, 3])
-    matrix = engine.projection(6, 2, torch.device("cpu"))
+    matrix = inference.projection(6, 2, torch.device("cpu"))
     explain(model, images, labels, matrix)  # constants are made once
     # On the CPU asking is free, and done; here the mode stands for a GPU.
-    monkeypatch.setattr(engine, "_worth_a_second_map", lambda _differs: True)
+    monkeypatch.setattr(inference, "_worth_a_second_map", lambda _differs: True)
     with model.cut_graph() as forward, Waits():  # type: ignore[no-untyped-call]
-        engine.explain(forward, model, images, labels, method="gradcam", projection=matrix)
+        inference.explain(forward, model, images, labels, method="gradcam", projection=matrix)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             images.sum().item()

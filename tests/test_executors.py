@@ -19,16 +19,17 @@ from conftest import MODEL, network, write_images
 from ray.exceptions import RayActorError
 from test_command import COMMAND, run, tables
 
-from pipeline import ops, share
-from pipeline.commands import status
-from pipeline.config import RayExecutor, ShareConfig
+from pipeline.cli import status
+from pipeline.config import PartitionConfig, RayExecutor
 from pipeline.errors import ConfigError, Held, NotFinished
-from pipeline.executors import Task
-from pipeline.executors.ray import crew, worker
-from pipeline.executors.ray.crew import Crew
-from pipeline.executors.ray.queue import Queue
-from pipeline.share import Share
-from pipeline.store import RunFolder
+from pipeline.run import lock, partition
+from pipeline.run.executors import Task
+from pipeline.run.executors.ray import worker, workers
+from pipeline.run.executors.ray.shard_queue import ShardQueue
+from pipeline.run.executors.ray.workers import WorkerPool
+from pipeline.run.partition import Partition
+from pipeline.run.versions import versions
+from pipeline.storage.run_folder import RunFolder
 
 KILLER = """
 
@@ -209,13 +210,13 @@ def test_without_the_extra_the_line_says_what_to_install(place: Path) -> None:
 
 class TestWorkersThatDiffer:
     def test_versions(self) -> None:
-        there = {**ops.versions(), "torch": "1.0"}
+        there = {**versions(), "torch": "1.0"}
         with pytest.raises(ConfigError, match=r"other versions: torch 1\.0, here"):
-            crew._check_versions(there)
+            workers._check_versions(there)
 
     def test_a_part_that_is_not_to_be_seen(self) -> None:
         with pytest.raises(ConfigError, match="output_dir: a worker has committed part-00007"):
-            crew._check_shared([7])
+            workers._check_shared([7])
 
     def test_what_a_worker_raises_comes_back_as_a_value(self) -> None:
         started = worker.Worker()
@@ -229,7 +230,7 @@ class TestWorkersThatDiffer:
 
 class TestFalseStarts:
     @pytest.fixture
-    def crew_of_none(self, monkeypatch: pytest.MonkeyPatch) -> Crew:
+    def crew_of_none(self, monkeypatch: pytest.MonkeyPatch) -> WorkerPool:
         """A crew whose workers all die before they answer."""
 
         def dies(_answer: object) -> None:
@@ -237,12 +238,12 @@ class TestFalseStarts:
 
         monkeypatch.setattr("ray.get", dies)
         task = Task(lambda *_: None, lambda _: lambda *_: None, lambda _: [], "cpu")
-        made = Crew(RayExecutor(tries=2), task, Queue([1], 2), lambda _: None)
+        made = WorkerPool(RayExecutor(tries=2), task, ShardQueue([1], 2), lambda _: None)
         monkeypatch.setattr(made, "_start", lambda: None)
         return made
 
     def test_workers_that_die_as_they_start_are_replaced_a_few_times(
-        self, crew_of_none: Crew
+        self, crew_of_none: WorkerPool
     ) -> None:
         for _ in range(2):
             crew_of_none._welcome(None, None)
@@ -252,7 +253,7 @@ class TestFalseStarts:
 
 class TestQueue:
     def test_groups_shrink_towards_the_end(self) -> None:
-        queue = Queue(list(range(40)), tries=3)
+        queue = ShardQueue(list(range(40)), tries=3)
         sizes = []
         while group := queue.take(2):
             sizes.append(len(group))
@@ -261,7 +262,7 @@ class TestQueue:
         assert (sizes[0], sizes[-1]) == (8, 1)
 
     def test_only_a_shard_alone_is_to_blame(self) -> None:
-        queue = Queue([1, 2, 3, 4], tries=2)
+        queue = ShardQueue([1, 2, 3, 4], tries=2)
         queue.waiting.clear()
         queue.put_back([1, 2, 3, 4], [2, 3, 4])
         assert queue.given_up == []
@@ -277,9 +278,9 @@ class TestShare:
     @pytest.mark.parametrize(
         ("environment", "expected"),
         [
-            ({}, Share(0, 1)),
-            ({"RANK": "1", "WORLD_SIZE": "4"}, Share(1, 4)),
-            ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}, Share(3, 8)),
+            ({}, Partition(0, 1)),
+            ({"RANK": "1", "WORLD_SIZE": "4"}, Partition(1, 4)),
+            ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}, Partition(3, 8)),
             (
                 {
                     "SLURM_ARRAY_TASK_ID": "7",
@@ -287,24 +288,26 @@ class TestShare:
                     "SLURM_ARRAY_TASK_MAX": "9",
                     "SLURM_ARRAY_TASK_STEP": "2",
                 },
-                Share(3, 5),
+                Partition(3, 5),
             ),
         ],
     )
-    def test_told_by_whoever_started_it(self, environment: dict[str, str], expected: Share) -> None:
-        assert share.of(ShareConfig(), environment) == expected
+    def test_told_by_whoever_started_it(
+        self, environment: dict[str, str], expected: Partition
+    ) -> None:
+        assert partition.partition_of(PartitionConfig(), environment) == expected
 
     def test_settings_go_first(self) -> None:
         environment = {"RANK": "1", "WORLD_SIZE": "4"}
-        assert share.of(ShareConfig(count=1), environment) == Share(0, 1)
-        assert share.of(ShareConfig(2, 3), environment) == Share(2, 3)
+        assert partition.partition_of(PartitionConfig(count=1), environment) == Partition(0, 1)
+        assert partition.partition_of(PartitionConfig(2, 3), environment) == Partition(2, 3)
 
     def test_an_index_that_is_not_below_the_count(self) -> None:
         with pytest.raises(ConfigError, match=r"shard\.index: 3 is not below shard\.count=3"):
-            share.of(ShareConfig(3, 3), {})
+            partition.partition_of(PartitionConfig(3, 3), {})
 
     def test_all_shards_once(self) -> None:
-        found = [shard for i in range(3) for shard in Share(i, 3).shards(11)]
+        found = [shard for i in range(3) for shard in Partition(i, 3).shards(11)]
         assert sorted(found) == list(range(11))
 
     def test_torchrun_with_two_processes(self, local: Path) -> None:
@@ -324,17 +327,17 @@ class TestShare:
     def test_a_share_at_work_keeps_out_the_whole_run(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/plan.parquet").touch()
-        with ops.lock(tmp_path / "run", Share(0, 2)):
-            with ops.lock(tmp_path / "run", Share(1, 2)):
+        with lock.lock(tmp_path / "run", Partition(0, 2)):
+            with lock.lock(tmp_path / "run", Partition(1, 2)):
                 pass
             assert status._is_held(RunFolder(tmp_path / "run"))
-            with pytest.raises(Held), ops.lock(tmp_path / "run"):
+            with pytest.raises(Held), lock.lock(tmp_path / "run"):
                 pass
         assert not status._is_held(RunFolder(tmp_path / "run"))
         with (
-            ops.lock(tmp_path / "run"),
+            lock.lock(tmp_path / "run"),
             pytest.raises(Held),
-            ops.lock(tmp_path / "run", Share(0, 2)),
+            lock.lock(tmp_path / "run", Partition(0, 2)),
         ):
             pass
 

@@ -17,14 +17,17 @@ import pytest
 import torch
 from conftest import write_images
 
-from pipeline import cam, plan, precision, store
 from pipeline.__main__ import audit
+from pipeline.cam import methods
 from pipeline.config import Config
+from pipeline.engine import precision
+from pipeline.engine.precision import Agreement
 from pipeline.errors import ConfigError
-from pipeline.precision import Agreement
-from pipeline.schema import METADATA_KEY
+from pipeline.run import plan
 from pipeline.stages import explain
-from pipeline.store import RunFolder
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import METADATA_KEY
 
 Configure = Callable[..., Config]
 Settings = Callable[..., Config]
@@ -64,7 +67,7 @@ def settings(configure: Configure, tmp_path: Path, small_model: list[str]) -> Se
 
 def parts(config: Config) -> pa.Table:
     run = RunFolder(config.folder)
-    return store.rows(run, store.read_plan(run).setup).to_table()
+    return run_folder.rows(run, run_folder.read_plan(run).setup).to_table()
 
 
 def engine_of(config: Config) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def engine_of(config: Config) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_fills_the_table(settings: Settings, method: str) -> None:
     config = settings(f"cam={method}")
     audit(config)

@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline import store
 from pipeline.__main__ import audit
-from pipeline.commands import explain, one_image
+from pipeline.cli import explain, explain_image
 from pipeline.config import Config, ExplainConfig, conf_dir
 from pipeline.errors import AuditError, ConfigError, DataError
-from pipeline.store import RunFolder
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
 
 Configure = Callable[..., Config]
 NAMES = ["cat", "dog", "owl", "Egyptian cat", "7"]
@@ -82,7 +82,7 @@ def explained(*arguments: str) -> list[str]:
     """What the command prints, in this process."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("explain", [explain.quoted(argument) for argument in arguments])
-    return list(one_image.run(*one_image.settings(composed)))
+    return list(explain_image.run(*explain_image.settings(composed)))
 
 
 def written(lines: list[str]) -> list[Path]:
@@ -91,7 +91,7 @@ def written(lines: list[str]) -> list[Path]:
 
 def rows_of(config: Config) -> dict[str, dict[str, Any]]:
     run = RunFolder(config.folder)
-    rows = store.rows(run, store.read_plan(run).setup).to_table().to_pylist()
+    rows = run_folder.rows(run, run_folder.read_plan(run).setup).to_table().to_pylist()
     return {row["image_id"]: row for row in rows}
 
 
@@ -176,13 +176,13 @@ def test_the_panels_are_at_the_own_size_of_the_upright_picture(
 )
 def test_classes_are_found_as_people_write_them(wanted: Any, classes: list[int]) -> None:
     probs = np.array([0.3, 0.1, 0.4, 0.15, 0.05], np.float32)
-    assert one_image.wanted_classes(wanted, NAMES, probs) == classes
+    assert explain_image.wanted_classes(wanted, NAMES, probs) == classes
 
 
 @pytest.mark.parametrize("wanted", ["cta", "5", "-1", "top0", "", "3.5"])
 def test_a_class_that_is_none_is_refused_with_close_names(wanted: str) -> None:
     with pytest.raises(ConfigError, match=r"neither top, an output from 0 to 4.*close names"):
-        one_image.wanted_classes(wanted, NAMES, np.ones(5, np.float32))
+        explain_image.wanted_classes(wanted, NAMES, np.ones(5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_an_image_must_be_given(model: list[str]) -> None:
 
 def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command, to its end."""
-    command = [sys.executable, "-m", "pipeline.commands.explain", *arguments]
+    command = [sys.executable, "-m", "pipeline.cli.explain", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

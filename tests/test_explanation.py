@@ -17,7 +17,7 @@ import pipeline
 from pipeline import explain, overlay, panels
 from pipeline.errors import ConfigError
 from pipeline.model.preprocess import Preprocess
-from pipeline.pictures import coloured, layer, spread
+from pipeline.report.overlay import coloured, layer, spread
 
 mpl.use("agg")
 

@@ -25,14 +25,18 @@ import pytest
 from PIL import Image
 from small_run import GRID, NASTY, SIZE, flat, make_run
 
-from pipeline import pictures, store
-from pipeline.commands import export
+from pipeline.cli import export
+from pipeline.data import pictures
 from pipeline.errors import ConfigError, DataError
-from pipeline.exports import FORMATS, Review, open_review
-from pipeline.exports.label_studio import served_from
 from pipeline.model.preprocess import Preprocess
-from pipeline.schema import FOCUS, SUSPECTS, Setup, part_schema
-from pipeline.store import Plan, Rows, RunFolder
+from pipeline.report import overlay
+from pipeline.report.exports import FORMATS, Review, open_review
+from pipeline.report.exports.label_studio import served_from
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.scan import Rows
+from pipeline.storage.schema import FOCUS, SUSPECTS, part_schema
 
 ROOT = Path(__file__).parents[1]
 NAMES = [*NASTY, 'a, b; "c"\r\nd\te', "=1+1", "  space  ", "bell \x07, $reasons"]
@@ -66,11 +70,11 @@ def make_reviewable(folder: Path, **options: Any) -> RunFolder:
     Heat is in cell `index % 6` of the grid of 2 x 3; the map of the first suspect is dead.
     """
     run = RunFolder(make_run(folder, **{"names": NAMES} | options).folder)
-    plan = store.read_plan(run)
+    plan = run_folder.read_plan(run)
     setup = replace(plan.setup, embedding_dim=DIM)
-    store.write_plan(run, Plan(plan.table, setup))
+    run_folder.write_plan(run, Plan(plan.table, setup))
     for shard in range(setup.n_shards):
-        rows = store.read(run.part(shard)).to_pylist()
+        rows = parquet.read(run.part(shard)).to_pylist()
         for row in (row for row in rows if row["status"] == "ok"):
             row |= {"image_height": SIZE[0], "image_width": SIZE[1], "focus_border": 0.25}
             row["embedding"] = embedding(row["index"])
@@ -78,13 +82,13 @@ def make_reviewable(folder: Path, **options: Any) -> RunFolder:
                 heat = None if row[name] is None or row["index"] == 0 else row[name]
                 row[name] = None if heat is None else np.array(heat, np.float16)
         table = pa.Table.from_pylist(rows, part_schema(GRID, DIM))
-        store.commit_part(run, setup, shard, table)
-    suspects = store.read(run.analysis("suspects"))
+        run_folder.commit_part(run, setup, shard, table)
+    suspects = parquet.read(run.analysis("suspects"))
     notes = [None, 'a "note",\nin two lines', *[None] * 7][: suspects.num_rows]
     decisions = [None, "fix_label", *[None] * 7][: suspects.num_rows]
     reviewed = suspects.drop_columns(["decision", "note"])
     reviewed = reviewed.append_column("decision", pa.array(decisions, pa.string()))
-    store.write(reviewed.append_column("note", pa.array(notes, pa.string())), suspects_of(run))
+    parquet.write(reviewed.append_column("note", pa.array(notes, pa.string())), suspects_of(run))
     return run
 
 
@@ -426,7 +430,7 @@ def test_spotlight_draws_heat_in_the_frame_of_the_file(review: Review, tmp_path:
     cropped = replace(review, setup=replace(review.setup, preprocess=preprocess))
     rows = pq.read_table(written("spotlight", cropped, tmp_path)).to_pylist()
     assert rows[0]["heatmap"] is None
-    cold, hot = pictures.coloured(np.array([[0.0, 1.0]]), "viridis")[0].astype(int)
+    cold, hot = overlay.coloured(np.array([[0.0, 1.0]]), "viridis")[0].astype(int)
     for row in rows[1:]:
         picture = decoded(row["heatmap"])
         height, width = picture.shape[:2]
@@ -521,8 +525,8 @@ def test_fiftyone_keeps_the_suspects_in_its_database(
         [str(fewer.path), "fiftyone", "--name", "?"],
     ]
     bare, folder = make_reviewable(tmp_path / "b"), tmp_path / "pictures"
-    plan = store.read_plan(bare)
-    store.write_plan(bare, Plan(plan.table, custom(plan.setup)))
+    plan = run_folder.read_plan(bare)
+    run_folder.write_plan(bare, Plan(plan.table, custom(plan.setup)))
     arguments = [bare.path, folder, *map(json.dumps, commands)]
     told = reader("read_fiftyone.py", tmp_path, *arguments)
     assert told["codes"] == [0, 1, 0, 0, 0, 1]
@@ -600,8 +604,8 @@ def test_the_command_writes_where_it_is_told(
 
 
 def test_the_command_gives_whole_pictures(run: RunFolder, tmp_path: Path) -> None:
-    setup = store.read_plan(run).setup
-    images = store.read_plan(run).table["image_id"].to_pylist()
+    setup = run_folder.read_plan(run).setup
+    images = run_folder.read_plan(run).table["image_id"].to_pylist()
     picture = export.pictures(replace(setup, preprocess=setup.preprocess | {"crop": [40, 30]}))
     (tmp_path / "data" / images[2]).unlink()
     first, gone, other = picture(0, images[0]), picture(2, images[2]), picture(1, "other")

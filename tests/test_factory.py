@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import factory
+from pipeline.config import factory
 from pipeline.errors import ConfigError
 
 KEY = "dataset.factory"

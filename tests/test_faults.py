@@ -16,11 +16,12 @@ import torch
 from conftest import write_images
 from test_command import patient, run, start, tables  # noqa: F401 - patient is a fixture
 
-from pipeline import faults, store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import NotFinished
-from pipeline.store import RunFolder
+from pipeline.run import faults
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import RunFolder
 
 SLOW = """
 import time
@@ -168,7 +169,7 @@ def test_out_of_memory_for_a_single_image_ends_with_75_and_the_journal_says_so(
     def full(*_arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(store, "commit_part", full)
+    monkeypatch.setattr(run_folder, "commit_part", full)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model, "stages=[explain]")
     with pytest.raises(NotFinished, match="even for one image"):
         audit(config)

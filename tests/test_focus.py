@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import focus
-from pipeline.schema import FOCUS, IMAGE
+from pipeline.cam import focus
+from pipeline.storage.schema import FOCUS, IMAGE
 
 F64 = NDArray[np.float64]
 SINGLE = 1e-6  # a few roundings of single precision (6e-8 each) in sums of at most 4096 pixels

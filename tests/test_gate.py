@@ -14,13 +14,13 @@ import pytest
 from conftest import MODEL, write_images
 from test_command import run as command
 
-from pipeline import store
 from pipeline.__main__ import audit
+from pipeline.analysis.gate import Found, checks
 from pipeline.config import Config, GateConfig
 from pipeline.errors import ConfigError, GateError
-from pipeline.gate import Found, checks
-from pipeline.schema import FINDINGS
-from pipeline.store import RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.schema import FINDINGS
 
 Configure = Callable[..., Config]
 LAST = "stages=[compare,gate]"
@@ -46,11 +46,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "out/now", folder / "out/before")
     before, now = RunFolder(folder / "out/before"), RunFolder(folder / "out/now")
     found = [finding("patch-1", "confirmed"), finding("frame-2", "suspected")]
-    store.write(pa.Table.from_pylist(found, FINDINGS), now.analysis("findings"))
-    store.write(FINDINGS.empty_table(), before.analysis("findings"))
-    table = store.read(before.analysis("classes"))
+    parquet.write(pa.Table.from_pylist(found, FINDINGS), now.analysis("findings"))
+    parquet.write(FINDINGS.empty_table(), before.analysis("findings"))
+    table = parquet.read(before.analysis("classes"))
     classes = [row | {"n_correct": row["n_label"]} for row in table.to_pylist()]
-    store.write(pa.Table.from_pylist(classes, table.schema), before.analysis("classes"))
+    parquet.write(pa.Table.from_pylist(classes, table.schema), before.analysis("classes"))
     return folder
 
 
@@ -122,11 +122,11 @@ def test_drifted_classes_are_counted(night: Callable[..., Config]) -> None:
     audit(night(*first))
     shutil.copytree("out/before2", "out/after2")
     after = RunFolder(Path("out/after2"))
-    for shard in range(store.read_plan(after, []).setup.n_shards):
-        table = store.read(after.part(shard))
+    for shard in range(run_folder.read_plan(after, []).setup.n_shards):
+        table = parquet.read(after.part(shard))
         place = table.schema.get_field_index("focus_x")
         moved = pc.divide(table["focus_x"], 3.0).cast(table.schema.field(place).type)
-        store.write(table.set_column(place, table.schema.field(place), moved), after.part(shard))
+        parquet.write(table.set_column(place, table.schema.field(place), moved), after.part(shard))
     last = [LAST, "run_id=after2", "baseline=out/before2"]
     with pytest.raises(GateError, match=r"gate\.drifted_classes: [123] is above the limit of 0"):
         audit(night(*last, "gate.drifted_classes=0"))
@@ -165,7 +165,7 @@ def test_what_is_within_its_limits_passes_and_without_limits_nothing_is_read(
 
 def test_suspects_beyond_the_end_of_the_list_are_counted(night: Callable[..., Config]) -> None:
     audit(night("stages=[rank]", "analysis.max_suspects=1"))
-    assert store.read(RunFolder(Path("out/now")).analysis("suspects")).num_rows == 1
+    assert parquet.read(RunFolder(Path("out/now")).analysis("suspects")).num_rows == 1
     with pytest.raises(GateError, match=r"gate\.suspects\.label_error: \d\d+ is above .* 1$"):
         audit(night("gate.suspects.label_error=1"))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.config import PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
 from pipeline.model import checkpoint, huggingface, preprocess
-from pipeline.model.built import Built
+from pipeline.model.loaded import LoadedModel
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 VIT = {
@@ -62,7 +62,9 @@ def save(folder: Path, kind: str = "ViT", **settings: Any) -> Any:
     return module
 
 
-def build(folder: Path | str, read: dict[str, Tensor] | None = None, **settings: Any) -> Built:
+def build(
+    folder: Path | str, read: dict[str, Tensor] | None = None, **settings: Any
+) -> LoadedModel:
     """What huggingface.build makes of the folder, and of a checkpoint that was read."""
     config = ZooModel(**{"kind": "huggingface", "name": str(folder), **settings})
     return huggingface.build(config, read)

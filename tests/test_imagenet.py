@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import engine, model, precision
-from pipeline.decode import to_rgb
-from pipeline.model import Classifier
+from pipeline.data.decode import to_rgb
+from pipeline.engine import inference, precision
+from pipeline.model.classifier import Classifier, load_classifier
 
 CPU = torch.device("cpu")
 CATS = range(281, 286)
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def lite0() -> Classifier:
-    return model.load(lite.config(), CPU, seed=0)
+    return load_classifier(lite.config(), CPU, seed=0)
 
 
 def photograph(name: str) -> Pixels:
@@ -73,7 +73,7 @@ def fitted(model: Classifier, pictures: list[Pixels]) -> list[Tensor]:
 def test_a_cat_is_seen_as_a_cat_by_its_head(lite0: Classifier) -> None:
     pixels = photograph("chelsea")
     seen = lite0.preprocess.fit(pixels)
-    maps, classes = engine.heatmaps(lite0, seen[None])
+    maps, classes = inference.heatmaps(lite0, seen[None])
     heatmap = maps.view(lite0.grid).numpy()
     draw(seen.permute(1, 2, 0).numpy(), heatmap, ARTEFACTS / "cat.png")
     assert int(classes) in CATS
@@ -92,7 +92,7 @@ def test_the_heat_follows_the_cat(lite0: Classifier, texture: str, quarter: int)
     canvas[300 * y :, 300 * x :][:300, :300] = cat
     seen = lite0.preprocess.fit(np.asarray(canvas, np.uint8))
     # Of the tiger cat, whatever is predicted: a wall of bricks may be a crossword.
-    maps, _ = engine.heatmaps(lite0, seen[None], torch.tensor([CATS[1]]))
+    maps, _ = inference.heatmaps(lite0, seen[None], torch.tensor([CATS[1]]))
     heatmap = maps.view(lite0.grid)
     ours = heatmap[3 * y : 3 * y + 4, 3 * x : 3 * x + 4]  # of seven cells the middle one is shared
     assert ours.max() == heatmap.max()
@@ -115,7 +115,7 @@ def test_bfloat16_decides_otherwise_only_where_float32_wavers(lite0: Classifier)
     batches = fitted(lite0, crops())
     with torch.no_grad():
         logits = torch.cat([exact.module(exact.input(images)) for images in batches])
-    others = torch.cat([engine.heatmaps(fast, images)[1] for images in batches])
+    others = torch.cat([inference.heatmaps(fast, images)[1] for images in batches])
     first, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(dim=1)
     sure = first - second > 0.1
     assert sure.sum() > 50

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import write_images
 
-from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.store import RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
 
 Configure = Callable[..., Config]
 COUNTING = """
@@ -72,7 +72,9 @@ def nights(
 
 
 def rows_of(run: RunFolder) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = store.rows(run, store.read_plan(run).setup).to_table().to_pylist()
+    rows: list[dict[str, Any]] = (
+        run_folder.rows(run, run_folder.read_plan(run).setup).to_table().to_pylist()
+    )
     return rows
 
 
@@ -109,8 +111,8 @@ def test_only_what_changed_is_computed_and_the_tables_are_those_of_a_full_run(
     overhead = everything - 3 * PER_CLASS  # trials of the model before the first image
     assert some - overhead == -(-fresh // BATCH) * BATCH
     assert all_again > 3 * PER_CLASS
-    for shard in range(store.read_plan(full, []).setup.n_shards):
-        schema, other = (store.read(run.part(shard)).schema for run in (tuesday, full))
+    for shard in range(run_folder.read_plan(full, []).setup.n_shards):
+        schema, other = (parquet.read(run.part(shard)).schema for run in (tuesday, full))
         assert schema.equals(other)
 
 
@@ -190,9 +192,9 @@ def test_another_model_is_another_model(nights: Nights, model_file: Path) -> Non
 
 def test_what_was_decided_is_kept_so_that_rows_can_be_taken(nights: Nights) -> None:
     nights.run("monday", "precision=auto", "loader.batch_size=auto")
-    decided = store.read_plan(RunFolder(Path("out/monday")), []).setup.decided
+    decided = run_folder.read_plan(RunFolder(Path("out/monday")), []).setup.decided
     tuesday = nights.run("tuesday", "baseline=out/monday", "loader.batch_size=auto")
-    assert store.read_plan(tuesday, []).setup.decided == decided
+    assert run_folder.read_plan(tuesday, []).setup.decided == decided
 
 
 def test_a_baseline_that_cannot_be_used_is_named(nights: Nights) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from pipeline import store
 from pipeline.__main__ import audit
+from pipeline.analysis.shortcuts import metadata
 from pipeline.config import Config
-from pipeline.shortcuts import metadata
-from pipeline.store import RunFolder
+from pipeline.storage import parquet
+from pipeline.storage.run_folder import RunFolder
 
 
 def haenszel(outcome: Any, exposed: Any, strata: Any) -> list[float]:
@@ -156,7 +156,7 @@ def test_a_site_that_goes_with_a_prediction_is_suspected_with_its_figures(
         "loader.num_workers=0",
     )
     audit(config)
-    findings = store.read(RunFolder(config.folder).analysis("findings")).to_pylist()
+    findings = parquet.read(RunFolder(config.folder).analysis("findings")).to_pylist()
     told = {
         found["class_name"]: found for found in findings if found["kind"] == "metadata"
     }  # of two classes, what favours one goes against the other

@@ -13,12 +13,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline import cam, model
-from pipeline.cam import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
+from pipeline.cam import graph
+from pipeline.cam.graph import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, Layout
 from pipeline.config import CustomModel, PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError
-from pipeline.model import Classifier, classifier
-from pipeline.model.built import timm_preprocess
+from pipeline.model.classifier import Classifier, fingerprint, load_classifier
+from pipeline.model.loaded import timm_preprocess
 from pipeline.model.preprocess import Preprocess
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def zoo(kind: str, name: str, side: int | None = 64, **settings: Any) -> Classif
         **{"kind": kind, "name": name, "weights": None, **settings},
         preprocess=PreprocessConfig(resize=side),
     )
-    return model.load(config, CPU, seed=0)
+    return load_classifier(config, CPU, seed=0)
 
 
 def custom(tmp_path: Path, source: str, **settings: Any) -> Classifier:
@@ -39,7 +39,7 @@ def custom(tmp_path: Path, source: str, **settings: Any) -> Classifier:
     path.write_text("import torch\nfrom torch import nn\n" + source)
     settings = {"preprocess": PreprocessConfig(resize=16), **settings}
     config = CustomModel(kind="custom", factory=f"{path}:build", **settings)
-    return model.load(config, CPU, seed=0)
+    return load_classifier(config, CPU, seed=0)
 
 
 def body(forward: str, layers: str = "") -> str:
@@ -139,7 +139,7 @@ def test_one_logit_tells_two_classes_apart(columns: str, tmp_path: Path) -> None
     torch.testing.assert_close(found.probabilities(found.module(images))[:, 1], logit.sigmoid())
     with found.cut_graph() as forward:
         logits, activations = forward(images)
-        no, yes = cam.gradients(logits, activations, torch.tensor([[0, 1]] * 4))
+        no, yes = graph.gradients(logits, activations, torch.tensor([[0, 1]] * 4))
     assert yes.any()
     torch.testing.assert_close(no, -yes)
 
@@ -397,7 +397,7 @@ def test_random_weights_are_the_same_at_each_load(tmp_path: Path) -> None:
     config = ZooModel(
         kind="torchvision", name="resnet18", weights=None, preprocess=PreprocessConfig(resize=64)
     )
-    other = model.load(config, CPU, seed=1)
+    other = load_classifier(config, CPU, seed=1)
     assert one.fingerprint == two.fingerprint != other.fingerprint
     assert len(one.fingerprint) == 32
 
@@ -407,19 +407,19 @@ def test_the_fingerprint_changes_with_weights_and_structure() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
 
-    first = classifier.fingerprint(network())
-    assert classifier.fingerprint(network()) == first
+    first = fingerprint(network())
+    assert fingerprint(network()) == first
     weight, statistic, structure, precision = (network() for _ in range(4))
     with torch.no_grad():
         weight.get_parameter("0.weight")[3, 2, 1, 0] += 1e-7
     statistic.get_buffer("1.running_mean")[0] += 1e-7
     structure[2] = nn.GELU()
     changed = [weight, statistic, structure, precision.half()]
-    found = {classifier.fingerprint(network) for network in changed}
+    found = {fingerprint(network) for network in changed}
     assert len(found | {first}) == 5
     shapes = [nn.ParameterList([torch.zeros(shape)]) for shape in ((2, 3), (3, 2))]
     shapes[1].extra_repr = shapes[0].extra_repr  # type: ignore[method-assign]
-    assert classifier.fingerprint(shapes[0]) != classifier.fingerprint(shapes[1])
+    assert fingerprint(shapes[0]) != fingerprint(shapes[1])
 
 
 def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
@@ -433,7 +433,7 @@ def test_the_fingerprint_does_not_hang_on_where_things_lie_in_memory() -> None:
 
     one, two = Described(), Described()
     assert repr(one) != repr(two)
-    assert classifier.fingerprint(one) == classifier.fingerprint(two)
+    assert fingerprint(one) == fingerprint(two)
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_a_factory_that_fails_is_named(source: str, message: str, tmp_path: Path
 def test_a_factory_that_is_not_there(tmp_path: Path) -> None:
     config = CustomModel(kind="custom", factory=f"{tmp_path}/none.py:build")
     with pytest.raises(ConfigError, match=r"none.py cannot be loaded"):
-        model.load(config, CPU, seed=0)
+        load_classifier(config, CPU, seed=0)
 
 
 @pytest.mark.parametrize(

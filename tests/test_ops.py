@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ops
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NotFinished, Stopped
 from pipeline.model.device import pick_device
+from pipeline.run import lock, state
+from pipeline.run.monitoring import progress
+from pipeline.run.monitoring.progress import progress_bar
+from pipeline.run.preflight import make_folder
+from pipeline.run.signals import signals
 
 
 @pytest.fixture
@@ -33,29 +37,29 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(NotFinished, match="another camaudit"), ops.lock(tmp_path):
+        with pytest.raises(NotFinished, match="another camaudit"), lock.lock(tmp_path):
             pass
         other.kill()
         other.wait()
-    with ops.lock(tmp_path):  # a dead process holds nothing
+    with lock.lock(tmp_path):  # a dead process holds nothing
         pass
 
 
 def test_signals_end_a_run_with_their_own_code_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stopped, ops.signals():
+    with pytest.raises(Stopped) as stopped, signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_run_json_keeps_every_attempt(config: Config) -> None:
-    first = ops.Journal(config)
+    first = state.Journal(config)
     first.counts = {"planned": 3, "ok": 3, "error": 0}
     first.warn("look at this")
     first.warn("look at this")
     first.write()  # and then it is killed
-    second = ops.Journal(config)
+    second = state.Journal(config)
     with second.stage("rank"):
         pass
     second.end("complete", 0)
@@ -73,16 +77,16 @@ def test_run_json_keeps_every_attempt(config: Config) -> None:
 def test_a_damaged_run_json_does_not_stop_a_run(config: Config) -> None:
     config.folder.mkdir(parents=True)
     (config.folder / "run.json").write_text("{")
-    ops.Journal(config).end("complete", 0)
+    state.Journal(config).end("complete", 0)
     assert json.loads((config.folder / "run.json").read_text())["state"] == "complete"
 
 
 def test_without_a_terminal_progress_is_log_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
     caplog.set_level(logging.INFO)
-    with ops.progress(100, 40) as advance:
+    with progress_bar(100, 40) as advance:
         advance(20)
         advance(20)
     assert len(caplog.messages) == 2
@@ -99,4 +103,4 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file/run cannot be made"):
-        ops.make_folder(tmp_path / "file" / "run")
+        make_folder(tmp_path / "file" / "run")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import config as settings
-from pipeline import engine, precision
-from pipeline.cam import CHANNELS_FIRST, Layout
-from pipeline.model import Classifier, network
-from pipeline.model.network import Network
+from pipeline.cam.graph import CHANNELS_FIRST, Layout
+from pipeline.engine import inference, precision
+from pipeline.engine.precision import Agreement
+from pipeline.model import outputs
+from pipeline.model.classifier import Classifier
+from pipeline.model.outputs import LogitsModule
 from pipeline.model.preprocess import Preprocess
-from pipeline.precision import Agreement
 
 SIDE = 16
 
@@ -40,7 +41,7 @@ class Net(nn.Module):
 
 def classifier(net: nn.Module | None = None) -> Classifier:
     return Classifier(
-        module=Network((net or Net()).eval(), "multiclass"),
+        module=LogitsModule((net or Net()).eval(), "multiclass"),
         layer_name="maps",
         layout=Layout(CHANNELS_FIRST, SIDE, SIDE),
         preprocess=Preprocess(SIDE, (SIDE, SIDE)),
@@ -94,9 +95,9 @@ def test_float32_is_exact_in_either_memory_format() -> None:
 
 
 def test_batch_norms_of_the_trunk_are_folded_away() -> None:
-    network = prepared("fp32", channels_last=True).module.network
-    assert isinstance(network.get_submodule("stem.1"), nn.Identity)
-    assert "stem.0.bias" in dict(network.named_parameters())
+    outputs = prepared("fp32", channels_last=True).module.network
+    assert isinstance(outputs.get_submodule("stem.1"), nn.Identity)
+    assert "stem.0.bias" in dict(outputs.named_parameters())
 
 
 class Twice(Net):
@@ -124,8 +125,8 @@ def test_agreement_counts_what_differs() -> None:
     other = classifier()
     with torch.no_grad():
         other.module.network.get_parameter("head.weight").mul_(-1)
-    maps, predicted = engine.heatmaps(model, images)
-    others, changed = engine.heatmaps(other, images, predicted)
+    maps, predicted = inference.heatmaps(model, images)
+    others, changed = inference.heatmaps(other, images, predicted)
     alive = (maps.amax(dim=1) > 0) & (others.amax(dim=1) > 0)
     cosine = nn.functional.cosine_similarity(maps, others)[alive].mean()
     found = precision.agreement(model, other, [images[:16], images[16:]])
@@ -191,5 +192,5 @@ def test_hardware_without_fast_numbers_runs_in_float32(monkeypatch: pytest.Monke
 
 def test_the_settings_offer_what_there_is() -> None:
     assert settings.ONE_OF["precision"] == (settings.AUTO, *precision.DTYPES)
-    outputs = (network.MULTICLASS, network.BINARY, network.MULTILABEL)
-    assert settings.ONE_OF["model.output"] == outputs
+    kinds = (outputs.MULTICLASS, outputs.BINARY, outputs.MULTILABEL)
+    assert settings.ONE_OF["model.output"] == kinds

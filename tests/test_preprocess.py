@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.decode import DecodeError
+from pipeline.data.decode import DecodeError
 from pipeline.errors import ConfigError
 from pipeline.model import preprocess
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_RESIZED, Preprocess

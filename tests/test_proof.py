@@ -12,24 +12,33 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from pipeline.cam import CHANNELS_FIRST, Layout
+from pipeline.analysis.shortcuts import candidates
+from pipeline.analysis.shortcuts.class_sample import ClassSample
+from pipeline.analysis.verification import (
+    effects,
+    findings,
+    illustration,
+    interventions,
+    localise,
+    random_head,
+    reliance,
+    trial,
+)
+from pipeline.analysis.verification.candidate_tester import CandidateTester
+from pipeline.analysis.verification.effects import Effect
+from pipeline.analysis.verification.image_pool import ImagePool
+from pipeline.analysis.verification.intervention_runner import InterventionRunner
+from pipeline.analysis.verification.interventions import Intervention
+from pipeline.analysis.verification.tested_candidate import TestedCandidate, set_hurdles
+from pipeline.analysis.verification.trial import Added, Removed
+from pipeline.cam.graph import CHANNELS_FIRST, Layout
 from pipeline.config import AnalysisConfig
+from pipeline.data.source import Picture
 from pipeline.errors import DataError
-from pipeline.model import Classifier
-from pipeline.model.network import MULTICLASS, Network
+from pipeline.model.classifier import Classifier
+from pipeline.model.outputs import MULTICLASS, LogitsModule
 from pipeline.model.preprocess import Preprocess
-from pipeline.proof import findings, illustration, localise, reliance, sanity, trial
-from pipeline.proof.bench import Bench
-from pipeline.proof.case import Case, set_hurdles
-from pipeline.proof.examiner import Examiner
-from pipeline.proof.pool import Pool
-from pipeline.proof.trial import Added, Removed
-from pipeline.schema import IMAGE
-from pipeline.shortcuts import candidates, effects, probes
-from pipeline.shortcuts.effects import Effect
-from pipeline.shortcuts.probes import Probe
-from pipeline.shortcuts.sample import Sample
-from pipeline.sources.source import Picture
+from pipeline.storage.schema import IMAGE
 
 SIZE, GRID, PER_CLASS = 32, 8, 40
 CLASSES = ["red", "green", "blue"]
@@ -75,11 +84,11 @@ def pictures(n: int = PER_CLASS) -> np.ndarray[Any, Any]:
     return drawn
 
 
-def make_bench(cue: float, drawn: np.ndarray[Any, Any]) -> Bench:
+def make_bench(cue: float, drawn: np.ndarray[Any, Any]) -> InterventionRunner:
     """A bench on such pictures."""
     network = Counter(cue)
     classifier = Classifier(
-        module=Network(network, MULTICLASS).eval(),
+        module=LogitsModule(network, MULTICLASS).eval(),
         layer_name="relu",
         layout=Layout(CHANNELS_FIRST, GRID, GRID),
         preprocess=Preprocess((SIZE, SIZE), (SIZE, SIZE), (0.0,) * 3, (1.0,) * 3),
@@ -89,23 +98,23 @@ def make_bench(cue: float, drawn: np.ndarray[Any, Any]) -> Bench:
         fingerprint="",
         warnings=[],
     )
-    return Bench(classifier, lambda index: Picture(drawn[index]), "gradcam")
+    return InterventionRunner(classifier, lambda index: Picture(drawn[index]), "gradcam")
 
 
 @pytest.fixture
-def bench() -> Bench:
+def bench() -> InterventionRunner:
     """A model that falls for the cue."""
     return make_bench(200.0, pictures())
 
 
-def drawn_from(bench: Bench) -> Sample:
+def drawn_from(bench: InterventionRunner) -> ClassSample:
     """The sample that discover would draw."""
     index = np.arange(3 * PER_CLASS)
     scenes = bench.scenes(index)
     probability = bench.probabilities(scenes.pictures)
     flat = np.ones((len(index), 1), np.float32), np.ones((len(index), len(IMAGE)), np.float32)
     heat = np.asarray(scenes.heat)
-    return Sample(index, np.asarray(scenes.classes), probability.max(1), heat, *flat)
+    return ClassSample(index, np.asarray(scenes.classes), probability.max(1), heat, *flat)
 
 
 def corner() -> Any:
@@ -132,7 +141,9 @@ def candidate(
     }
 
 
-def test_scenes_hold_two_heats_and_a_cue_is_hot_for_its_class_alone(bench: Bench) -> None:
+def test_scenes_hold_two_heats_and_a_cue_is_hot_for_its_class_alone(
+    bench: InterventionRunner,
+) -> None:
     scenes = bench.scenes(np.arange(80, 120))
     assert (scenes.classes == 2).all()
     assert torch.allclose(scenes.heat.sum((1, 2)), torch.ones(40))
@@ -140,7 +151,7 @@ def test_scenes_hold_two_heats_and_a_cue_is_hot_for_its_class_alone(bench: Bench
     assert scenes.runner_up[:, -1, 0].max() == 0
 
 
-def test_a_picture_that_is_gone_is_named(bench: Bench) -> None:
+def test_a_picture_that_is_gone_is_named(bench: InterventionRunner) -> None:
     def read(index: int) -> Picture:
         raise OSError("no such file")
 
@@ -148,10 +159,10 @@ def test_a_picture_that_is_gone_is_named(bench: Bench) -> None:
         replace(bench, read=read).scenes(np.array([7]))
 
 
-def test_adding_the_cue_turns_pictures_and_the_control_does_not(bench: Bench) -> None:
+def test_adding_the_cue_turns_pictures_and_the_control_does_not(bench: InterventionRunner) -> None:
     rng = np.random.default_rng(0)
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
-    added = trial.add(bench, probes.fixed("patch", corner()), own, others, 2, 50, rng)
+    added = trial.add(bench, interventions.fixed("patch", corner()), own, others, 2, 50, rng)
     assert (added.effect.hit, added.effect.control, added.typical) == (1, 0, 1)
     assert added.effect.p_value == pytest.approx(0.5**50)
 
@@ -159,14 +170,14 @@ def test_adding_the_cue_turns_pictures_and_the_control_does_not(bench: Bench) ->
 def test_what_the_model_does_not_use_turns_nothing() -> None:
     bench, rng = make_bench(0.0, pictures()), np.random.default_rng(0)
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
-    added = trial.add(bench, probes.fixed("patch", corner()), own, others, 2, 50, rng)
+    added = trial.add(bench, interventions.fixed("patch", corner()), own, others, 2, 50, rng)
     assert (added.effect.hit, added.effect.p_value) == (0, 1)
 
 
-def test_reliance_is_what_the_prediction_loses(bench: Bench) -> None:
+def test_reliance_is_what_the_prediction_loses(bench: InterventionRunner) -> None:
     rng = np.random.default_rng(0)
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
-    probe = probes.fixed("patch", corner())
+    probe = interventions.fixed("patch", corner())
     removed = trial.remove(bench, probe, own, others, 2, rng)
     without = np.asarray(own.pictures.clone())
     without[:, :, -4:, :4] = 90
@@ -177,8 +188,8 @@ def test_reliance_is_what_the_prediction_loses(bench: Bench) -> None:
     np.testing.assert_allclose(found, 1 - after / before, atol=1e-3)
 
 
-def test_wearers_are_those_that_carry_more_than_other_classes_do(bench: Bench) -> None:
-    rng, probe = np.random.default_rng(0), probes.fixed("patch", corner())
+def test_wearers_are_those_that_carry_more_than_other_classes_do(bench: InterventionRunner) -> None:
+    rng, probe = np.random.default_rng(0), interventions.fixed("patch", corner())
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
     assert reliance.wearers(bench, probe, own, others, others, 2, rng) == list(range(80, 120))
     # A picture whose cue is gone carries nothing.
@@ -188,13 +199,13 @@ def test_wearers_are_those_that_carry_more_than_other_classes_do(bench: Bench) -
     assert reliance.wearers(bench, probe, few, others, others, 2, rng) == list(range(80, 90))
 
 
-def test_hosts_and_donors_of_a_control_are_of_different_classes(bench: Bench) -> None:
+def test_hosts_and_donors_of_a_control_are_of_different_classes(bench: InterventionRunner) -> None:
     scenes = bench.scenes(np.arange(120))
     donors = trial.other_class(scenes, scenes, np.random.default_rng(0))
     assert (donors.classes != scenes.classes).all()
 
 
-def test_the_cue_is_found_where_it_lies_by_windows_alone(bench: Bench) -> None:
+def test_the_cue_is_found_where_it_lies_by_windows_alone(bench: InterventionRunner) -> None:
     rng = np.random.default_rng(0)
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
     cells = localise.localise(bench, own, others, 2, 600, rng)
@@ -234,7 +245,7 @@ def test_a_place_is_widened_to_all_that_counts_and_no_further() -> None:
     assert np.array_equal(nothing, start)
 
 
-def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
+def test_the_examiner_confirms_the_cue_and_nothing_else(bench: InterventionRunner) -> None:
     cases = examined(bench)
     told = findings.tables(LIMITS, cases, names, CLASSES)
     rows, members = told["findings"], told["members"]
@@ -244,7 +255,7 @@ def test_the_examiner_confirms_the_cue_and_nothing_else(bench: Bench) -> None:
     assert "q < 0.001, 40 images." in rows[0]["summary"]
 
 
-def test_interventions_are_shown_with_what_the_model_said(bench: Bench) -> None:
+def test_interventions_are_shown_with_what_the_model_said(bench: InterventionRunner) -> None:
     told = findings.tables(LIMITS, examined(bench), names, CLASSES)
     shown = told["interventions"]
     assert [row["change"] for row in shown] == ["added", "added", "removed", "removed"]
@@ -288,14 +299,14 @@ def names(index: list[int]) -> dict[int, str]:
     return {i: f"{i}.png" for i in index}
 
 
-def examined(bench: Bench) -> list[Case]:
+def examined(bench: InterventionRunner) -> list[TestedCandidate]:
     """All cases of the corner and the left edge, for every class."""
     bench.asked = 0
-    edge = probes.edge_cells()["left edge"]
+    edge = interventions.edge_cells()["left edge"]
     rows = [candidate(own, corner()) for own in range(3)]
     rows += [candidate(own, edge, "left edge") for own in range(3)]
     rows += [candidate(own, None, name) for own in range(3) for name in ("background", "colour")]
-    judge = Examiner(bench, drawn_from(bench), LIMITS, seed=0)
+    judge = CandidateTester(bench, drawn_from(bench), LIMITS, seed=0)
     cases = [
         case
         for own in range(3)
@@ -308,25 +319,29 @@ def examined(bench: Bench) -> list[Case]:
     return cases
 
 
-def test_one_cue_in_several_guises_is_told_once_and_most_precisely(bench: Bench) -> None:
+def test_one_cue_in_several_guises_is_told_once_and_most_precisely(
+    bench: InterventionRunner,
+) -> None:
     cases = [case for case in examined(bench) if case.added and case.gain > 0.5]
     assert len(cases) >= 3
     kept = [case for case in cases if case.same_as is None]
     assert [case.candidate["probe"] for case in kept] == ["hot region"]
 
 
-def test_the_same_seed_gives_the_same_cases(bench: Bench) -> None:
+def test_the_same_seed_gives_the_same_cases(bench: InterventionRunner) -> None:
     one, other = (
         [(c.screened, c.gain, c.removed.reliance) for c in examined(bench)] for _ in range(2)
     )
     assert one == other
 
 
-def case(gain: float, typical: float, hurdle: float, own: int = 0, **more: Any) -> Case:
+def case(gain: float, typical: float, hurdle: float, own: int = 0, **more: Any) -> TestedCandidate:
     """A case on which nothing but the verdict is open."""
     effect = Effect(gain, 0.0, gain - 0.05, gain + 0.05, 1e-9)
-    probe = Probe("patch", lambda h, d: h.pictures, lambda h, d: h.pictures)
-    made = Case(candidate(own, corner()), probe, gain, {}, hurdle, Added(effect, typical))
+    probe = Intervention("patch", lambda h, d: h.pictures, lambda h, d: h.pictures)
+    made = TestedCandidate(
+        candidate(own, corner()), probe, gain, {}, hurdle, Added(effect, typical)
+    )
     return replace(made, **more)
 
 
@@ -419,7 +434,7 @@ def test_pseudo_classes_that_differ_by_chance_raise_no_alarm_and_real_ones_would
     assert "not known" in findings.expectation(0, 0)
 
 
-def test_a_marked_object_comes_with_its_picture(bench: Bench) -> None:
+def test_a_marked_object_comes_with_its_picture(bench: InterventionRunner) -> None:
     mark = np.zeros((SIZE, SIZE), np.uint8)
     mark[4:9, 7:20] = 255
     drawn = pictures()
@@ -432,16 +447,16 @@ def test_a_marked_object_comes_with_its_picture(bench: Bench) -> None:
     assert np.array_equal(np.asarray(marked[1]), mark > 0)
 
 
-def told(bench: Bench, row: dict[str, Any]) -> Case:
+def told(bench: InterventionRunner, row: dict[str, Any]) -> TestedCandidate:
     """A candidate of blue, with its wearers and what removing it does."""
     own, others = bench.scenes(np.arange(80, 120)), bench.scenes(np.arange(80))
-    made = Case(row, candidates.probe_of(row), 1.0, {})
+    made = TestedCandidate(row, candidates.probe_of(row), 1.0, {})
     reliance.Reliance(bench, own, others, 2, np.random.default_rng(0)).examine(made)
     return made
 
 
 def test_a_cue_behind_an_object_whose_box_is_known_is_lost_with_all_around_it(
-    bench: Bench,
+    bench: InterventionRunner,
 ) -> None:
     box, drawn = np.zeros((SIZE, SIZE), np.uint8), pictures()
     box[6:26, 6:26] = 255
@@ -452,17 +467,17 @@ def test_a_cue_behind_an_object_whose_box_is_known_is_lost_with_all_around_it(
 
 
 def test_halves_of_a_class_go_through_discover_and_confirm_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: InterventionRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
-    def raised(_name: str, own: int, drawn: Sample, *_: Any) -> list[dict[str, Any]]:
+    def raised(_name: str, own: int, drawn: ClassSample, *_: Any) -> list[dict[str, Any]]:
         half, other = drawn.index[drawn.classes == own], drawn.index[drawn.classes != own]
         seen.append((own, set(half.tolist()), set(other.tolist())))
         return [{**candidate(own, corner()), "donor_index": half.tolist()}]
 
     monkeypatch.setattr(candidates, "raised", raised)
-    judge = Examiner(bench, drawn_from(bench), LIMITS, seed=0)
+    judge = CandidateTester(bench, drawn_from(bench), LIMITS, seed=0)
     cases = [case for own in range(3) for case in judge.screen(own, [candidate(own, corner())])]
     assert [own for own, _, _ in seen] == [0, 0, 1, 1, 2, 2]
     for own, half, other in seen:
@@ -482,26 +497,28 @@ def test_every_kind_reads_like_a_sentence() -> None:
         assert "turns 60% of other images into red (control 0%), q < 0.001, 12 images." in told
 
 
-def test_maps_that_do_not_look_at_the_head_are_told_from_those_that_do(bench: Bench) -> None:
+def test_maps_that_do_not_look_at_the_head_are_told_from_those_that_do(
+    bench: InterventionRunner,
+) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(32, 3))
-    module = Network(network, MULTICLASS).eval()
+    module = LogitsModule(network, MULTICLASS).eval()
     deep = replace(bench, classifier=replace(bench.classifier, module=module, layer_name="1"))
     scenes = deep.scenes(np.arange(0, 120, 3))
     before = [parameter.clone() for parameter in module.parameters()]
-    moved = sanity.similarity(deep, scenes, 0)
+    moved = random_head.similarity(deep, scenes, 0)
     assert moved is not None
-    assert moved < sanity.HARDLY
+    assert moved < random_head.HARDLY
     assert all(map(torch.equal, before, module.parameters()))
     eigen = replace(deep, method="eigencam")
-    unmoved = sanity.similarity(eigen, eigen.scenes(np.arange(0, 120, 3)), 0)
+    unmoved = random_head.similarity(eigen, eigen.scenes(np.arange(0, 120, 3)), 0)
     assert unmoved is not None
-    assert unmoved > sanity.HARDLY
+    assert unmoved > random_head.HARDLY
 
 
-def test_only_weights_behind_the_layer_are_drawn_anew(bench: Bench) -> None:
-    random = sanity.randomised(bench.classifier, 0)
+def test_only_weights_behind_the_layer_are_drawn_anew(bench: InterventionRunner) -> None:
+    random = random_head.randomised(bench.classifier, 0)
     assert random is not None
     before, after = bench.classifier.module.named_parameters(), random.module.named_parameters()
     changed = {
@@ -512,19 +529,21 @@ def test_only_weights_behind_the_layer_are_drawn_anew(bench: Bench) -> None:
     assert changed == {"network.head.weight"}  # biases are all alike, and stay so
 
 
-def test_a_pool_has_both_halves_of_every_class_and_no_picture_twice(bench: Bench) -> None:
-    pool = Pool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
+def test_a_pool_has_both_halves_of_every_class_and_no_picture_twice(
+    bench: InterventionRunner,
+) -> None:
+    pool = ImagePool.draw(bench, drawn_from(bench), 20, np.random.default_rng(0))
     for half in (pool.screening, pool.trial):
         assert set(half.classes.tolist()) == {0, 1, 2}
     assert not set(pool.screening.index.tolist()) & set(pool.trial.index.tolist())
 
 
 def test_screening_and_trial_share_no_picture_where_each_class_has_one_to_spare(
-    bench: Bench,
+    bench: InterventionRunner,
 ) -> None:
     drawn = drawn_from(bench)
     drawn = replace(drawn, classes=np.arange(len(drawn.index)))  # as many classes as images
-    pool = Pool.draw(bench, drawn, 20, np.random.default_rng(0))
+    pool = ImagePool.draw(bench, drawn, 20, np.random.default_rng(0))
     screening, trial_ = (set(half.index.tolist()) for half in (pool.screening, pool.trial))
     assert min(len(screening), len(trial_)) >= 10
     assert not screening & trial_

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import store
+from pipeline.analysis.ranking.suspects import WEIGHTS
 from pipeline.config import Config
-from pipeline.ops import Journal
-from pipeline.ranking.suspects import WEIGHTS
-from pipeline.schema import FINDINGS, MEMBERS, SUSPECTS, Setup, part_schema, plan_schema
+from pipeline.run.state import Journal
 from pipeline.stages import rank
-from pipeline.storage import scan
-from pipeline.store import Plan, RunFolder
+from pipeline.storage import parquet, run_folder, scan
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import FINDINGS, MEMBERS, SUSPECTS, part_schema, plan_schema
 
 GRID = (2, 2)
 
@@ -35,12 +35,12 @@ def write_run(folder: Path, rows: list[dict[str, Any]], shard_size: int = 1000) 
     setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), shard_size)
     run = RunFolder(folder)
     plan = pa.Table.from_pylist([{**row, "shard": 0} for row in full], plan_schema())
-    store.write_plan(run, Plan(plan, setup))
+    run_folder.write_plan(run, Plan(plan, setup))
     for shard in range(setup.n_shards):
         own = [full[index] for index in setup.rows(shard)]
-        store.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema(GRID, 2)))
-    store.write(pa.Table.from_pylist([], FINDINGS), run.analysis("findings"))
-    store.write(pa.Table.from_pylist([], MEMBERS), run.analysis("members"))
+        run_folder.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema(GRID, 2)))
+    parquet.write(pa.Table.from_pylist([], FINDINGS), run.analysis("findings"))
+    parquet.write(pa.Table.from_pylist([], MEMBERS), run.analysis("members"))
     return run
 
 
@@ -56,7 +56,7 @@ def suspects_of(configure: Callable[..., Config]) -> Callable[..., list[dict[str
         if prepare:
             prepare(run)
         rank.run(config, Journal(config))
-        table = store.read(run.analysis("suspects"))
+        table = parquet.read(run.analysis("suspects"))
         assert table.schema.equals(SUSPECTS)
         found: list[dict[str, Any]] = table.to_pylist()
         return found
@@ -128,8 +128,8 @@ def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
             {"finding_id": "f", "index": i, "image_id": f"{i}.png", "reliance": r}
             for i, r in enumerate((0.2, 0.9, None))
         ]
-        store.write(pa.Table.from_pylist([finding], FINDINGS), run.analysis("findings"))
-        store.write(pa.Table.from_pylist(members, MEMBERS), run.analysis("members"))
+        parquet.write(pa.Table.from_pylist([finding], FINDINGS), run.analysis("findings"))
+        parquet.write(pa.Table.from_pylist(members, MEMBERS), run.analysis("members"))
 
     found = suspects_of([{}] * 4, prepare)
     assert [s["image_id"] for s in found] == ["1.png", "2.png", "0.png"]

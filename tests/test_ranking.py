@@ -11,11 +11,12 @@ from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import average_precision_score
 
-from pipeline import columns
-from pipeline.ranking import focus_outliers, label_errors, members, probe
-from pipeline.ranking.label_errors import Pool
-from pipeline.ranking.suspects import Leaders
-from pipeline.schema import FINDINGS, MEMBERS
+from pipeline.analysis.ranking import focus_outliers, label_errors, linear_probe, members
+from pipeline.analysis.ranking.label_errors import Pool
+from pipeline.analysis.ranking.suspects import Leaders
+from pipeline.storage import arrays
+from pipeline.storage.sample import sample_per_class
+from pipeline.storage.schema import FINDINGS, MEMBERS
 
 Ints = NDArray[np.int64]
 Singles = NDArray[np.float32]
@@ -34,8 +35,8 @@ def clusters(
 
 def opinions(embeddings: Singles, labels: Ints, n_classes: int) -> Singles:
     """What the probe says of each image, by the folds that do not hold it."""
-    fold = probe.folds(len(labels), 0)
-    moments = probe.Moments(n_classes, embeddings.shape[1])
+    fold = linear_probe.folds(len(labels), 0)
+    moments = linear_probe.Moments(n_classes, embeddings.shape[1])
     for rows in np.array_split(np.arange(len(labels)), 3):
         moments.add(embeddings[rows], labels[rows], np.ones(len(rows)), fold[rows])
     said = np.zeros((len(labels), n_classes), np.float32)
@@ -55,11 +56,11 @@ def flipped(classes: Ints, n_classes: int, share: float = 0.08) -> tuple[Ints, N
 def test_the_probe_is_the_linear_discriminant_of_scikit_learn() -> None:
     embeddings, labels = clusters(4000, 5)
     fold = np.ones(len(labels), np.int8)  # fold 0 is empty: its probe has seen all
-    moments = probe.Moments(5, 8)
+    moments = linear_probe.Moments(5, 8)
     moments.add(embeddings, labels, np.ones(len(labels)), fold)
     mine = moments.probes()[0].log_probs(embeddings)
-    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(probe.evened(embeddings), labels)
-    expected = theirs.decision_function(probe.evened(embeddings))
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(linear_probe.evened(embeddings), labels)
+    expected = theirs.decision_function(linear_probe.evened(embeddings))
     mine -= mine.mean(axis=1, keepdims=True)
     expected -= expected.mean(axis=1, keepdims=True)
     assert np.allclose(mine, expected, atol=0.02 * np.abs(expected).max())
@@ -68,7 +69,7 @@ def test_the_probe_is_the_linear_discriminant_of_scikit_learn() -> None:
 def test_shrinkage_is_that_of_scikit_learn() -> None:
     data = np.random.default_rng(0).normal(size=(30, 12))
     covariance = np.cov(data, rowvar=False, bias=True)
-    assert np.allclose(probe.shrunk(covariance, 30), oas(data)[0])
+    assert np.allclose(linear_probe.shrunk(covariance, 30), oas(data)[0])
 
 
 def test_no_image_is_judged_by_a_probe_that_saw_its_label() -> None:
@@ -95,7 +96,9 @@ def test_a_handful_of_images_is_judged_too(n: int, n_classes: int) -> None:
 def test_embeddings_that_do_not_vary_tell_nothing() -> None:
     labels = np.arange(50) % 2
     said = opinions(np.ones((50, 4), np.float32), labels, 2)
-    assert len(np.unique(said, axis=0)) == probe.FOLDS  # how frequent the classes are, no more
+    assert (
+        len(np.unique(said, axis=0)) == linear_probe.FOLDS
+    )  # how frequent the classes are, no more
 
 
 def test_no_labels_leave_the_pool_as_it_is_a_priori() -> None:
@@ -245,17 +248,17 @@ def test_members_take_their_strongest_finding_and_tell_all() -> None:
 
 def test_a_sample_is_bounded_per_group_and_the_same_again() -> None:
     groups = np.repeat([0, 5, 2], [100, 3, 50])
-    drawn = columns.sample(groups, 10, 0)
+    drawn = sample_per_class(groups, 10, 0)
     assert np.unique(groups[drawn], return_counts=True)[1].tolist() == [10, 10, 3]
-    assert np.array_equal(drawn, columns.sample(groups, 10, 0))
-    assert not np.array_equal(drawn, columns.sample(groups, 10, 1))
+    assert np.array_equal(drawn, sample_per_class(groups, 10, 0))
+    assert not np.array_equal(drawn, sample_per_class(groups, 10, 1))
 
 
 def test_null_lists_are_zeros_and_short_ones_are_filled() -> None:
     half = pa.list_(pa.float16(), 2)
     table = pa.table({"embedding": pa.array([[1, 2], None, [0.5, 4]], half)})
-    assert columns.vectors(table, "embedding", 2).tolist() == [[1, 2], [0, 0], [0.5, 4]]
-    assert columns.vectors(table.slice(1), "embedding", 2).tolist() == [[0, 0], [0.5, 4]]
+    assert arrays.vectors(table, "embedding", 2).tolist() == [[1, 2], [0, 0], [0.5, 4]]
+    assert arrays.vectors(table.slice(1), "embedding", 2).tolist() == [[0, 0], [0.5, 4]]
     lists = {
         "top_index": [[1, 0, None, None, None], None],
         "top_prob": [[0.75, 0.25, None, None, None], None],
@@ -266,6 +269,6 @@ def test_null_lists_are_zeros_and_short_ones_are_filled() -> None:
             "top_prob": pa.array(lists["top_prob"], pa.list_(pa.float16(), 5)),
         }
     )
-    index, probs = columns.top(table)
+    index, probs = arrays.top(table)
     assert index.tolist() == [[1, 0, -1, -1, -1], [-1] * 5]
     assert probs.tolist() == [[0.75, 0.25, 0, 0, 0], [0] * 5]

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import models
 
 from pipeline.__main__ import audit
-from pipeline.commands import explain, one_image
+from pipeline.cli import explain, explain_image
 from pipeline.config import Config, conf_dir
 
 ROOT = Path(__file__).parents[1]
@@ -108,5 +108,5 @@ def test_every_command_that_explains_is_accepted() -> None:
         kept = [each for each in arguments if not each.startswith("run=")]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("explain", [*kept, "model.name=vgg16"])
-        config, _ = one_image.settings(composed)
+        config, _ = explain_image.settings(composed)
         assert config.image

@@ -24,16 +24,16 @@ from moto.server import ThreadedMotoServer
 from test_command import tables
 from test_store import SETUP, part
 
-from pipeline import faults, ops, store
 from pipeline.__main__ import audit
-from pipeline.commands import export, show, status
+from pipeline.cli import export, show, status
 from pipeline.config import Config, ImageFolder, Manifest
+from pipeline.data.datasets import open_source
 from pipeline.errors import ConfigError, DataError, NotFinished, Superseded
-from pipeline.sources import open_source
-from pipeline.storage import files, lease, places
+from pipeline.run import faults, lock
+from pipeline.storage import files, lease, parquet, paths, run_folder
 from pipeline.storage.files import StoreError
-from pipeline.storage.places import place
-from pipeline.store import RunFolder
+from pipeline.storage.paths import to_path
+from pipeline.storage.run_folder import RunFolder
 
 PATIENT = """
 
@@ -82,7 +82,7 @@ def lead_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     import s3fs
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    places._opened.clear()
+    paths._opened.clear()
     s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -229,10 +229,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
     (tmp_path / "hold").unlink()
     (tmp_path / "slow").unlink()
     config = configure(*settings)
-    with ops.lock(config.folder), caplog.at_level(logging.INFO):
+    with lock.lock(config.folder), caplog.at_level(logging.INFO):
         audit(config)
     assert f"{24 - 4 * len(done)} images to explain, {4 * len(done)} are done" in caplog.text
-    told = json.loads(files.read_text(place("s3://audits/runs/audit/run.json")))
+    told = json.loads(files.read_text(to_path("s3://audits/runs/audit/run.json")))
     assert [attempt["state"] for attempt in told["attempts"]] == ["aborted", "complete"]
     found = tables(copied(s3, tmp_path / "copy"))
     monkeypatch.chdir(tmp_path)
@@ -292,7 +292,7 @@ def test_an_image_that_is_missing_refused_or_never_comes_is_an_error_row(
             "output_dir=s3://audits/runs",
         )
         audit(config)
-        found = store.read(RunFolder(config.folder).part(0), ["status", "error"]).to_pylist()
+        found = parquet.read(RunFolder(config.folder).part(0), ["status", "error"]).to_pylist()
     assert [row["status"] for row in found] == ["ok", "error", "error", "error", "ok"]
     assert [row["error"] for row in found[1:4]] == [
         "cannot be read: The specified key does not exist.",
@@ -323,7 +323,7 @@ def test_places_that_are_not_there(
     write_images(tmp_path / "photos", 1)
     given = [f"dataset.root={tmp_path}/photos"] if len(overrides) == 1 else []
     config = configure(*small_model, *given, *overrides)
-    with pytest.raises((ConfigError, DataError), match=said) as raised, ops.lock(config.folder):
+    with pytest.raises((ConfigError, DataError), match=said) as raised, lock.lock(config.folder):
         audit(config)
     assert raised.value.exit_code == code
 
@@ -339,7 +339,7 @@ def test_no_rights_and_no_answer_are_one_line(
     with buckets.proxy(server, lambda method, _path: REFUSE if method == "PUT" else PASS) as url:
         lead_to(monkeypatch, url)
         refused = pytest.raises(ConfigError, match="s3://audits/x: access is refused")
-        with refused, lease.held(place("s3://audits/x")):
+        with refused, lease.held(to_path("s3://audits/x")):
             pass
     lead_to(monkeypatch, "http://127.0.0.1:9")
     write_images(tmp_path / "photos", 1)
@@ -352,7 +352,7 @@ def test_no_rights_and_no_answer_are_one_line(
         open_source(ImageFolder(root="s3://audits/photos"), 10**6)
     assert "nothing can be written: s3://audits/runs/audit/.lock: Could not connect" in ended.stderr
     with pytest.raises(NotFinished, match=r"x\.parquet: .*what was committed stays"), faults.told():
-        store.write(pa.table({"a": [1]}), place("s3://audits/x.parquet"))
+        parquet.write(pa.table({"a": [1]}), to_path("s3://audits/x.parquet"))
 
 
 @pytest.mark.parametrize("protocol", ["ftp", "sftp", "http", "github"])
@@ -365,17 +365,17 @@ def test_an_output_without_atomic_writes_is_refused(
 
 @pytest.mark.parametrize("package", ["upath", "s3fs"])
 def test_without_the_extra_it_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "_opened", {})
+    monkeypatch.setattr(paths, "_opened", {})
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ConfigError, match=r"s3://x/y: pip install \"camaudit\[remote\]\""):
-        place("s3://x/y")
+        to_path("s3://x/y")
 
 
 def test_a_folder_of_a_bucket_is_copied_for_tools_that_want_one(s3: Any, tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 1)
     upload(s3, tmp_path / "photos")
-    with files.fetched(place("s3://audits/photos")) as copy:
+    with files.fetched(to_path("s3://audits/photos")) as copy:
         assert copy.name == "photos"
         assert sorted(p.name for p in copy.rglob("*.png")) == ["0000.png"] * 3
         assert (copy / "cat" / "0000.png").is_file()
@@ -383,7 +383,7 @@ def test_a_folder_of_a_bucket_is_copied_for_tools_that_want_one(s3: Any, tmp_pat
 
 
 def test_a_report_brought_anew_leaves_nothing_of_the_old_one(s3: Any, tmp_path: Path) -> None:
-    to = place("s3://audits/runs/audit/report")
+    to = to_path("s3://audits/runs/audit/report")
     for names in (["index.html", "a/old.js"], ["index.html", "a/new.js"]):
         folder = tmp_path / names[1].replace("/", "-")
         for name in names:
@@ -396,7 +396,7 @@ def test_a_report_brought_anew_leaves_nothing_of_the_old_one(s3: Any, tmp_path: 
 def test_a_forked_process_leaves_the_connections_of_its_parent_alone(s3: Any) -> None:
     s3.put_object(Bucket="audits", Key="x", Body=b"x")
     for _ in range(2):
-        assert files.get(place("s3://audits/x")) == b"x"
+        assert files.get(to_path("s3://audits/x")) == b"x"
         process = os.fork()
         if not process:
             read = files.fetch("s3://audits/x", 10)
@@ -404,15 +404,15 @@ def test_a_forked_process_leaves_the_connections_of_its_parent_alone(s3: Any) ->
             os._exit(read != b"x")
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
         begun = time.monotonic()
-        assert files.get(place("s3://audits/x")) == b"x"
+        assert files.get(to_path("s3://audits/x")) == b"x"
         assert time.monotonic() - begun < 2
 
 
 def test_places_of_this_machine_stay_paths(tmp_path: Path) -> None:
-    assert place("a/b") == Path("a/b")
-    assert place(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert to_path("a/b") == Path("a/b")
+    assert to_path(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     with pytest.raises(ConfigError, match="nope://x"):
-        place("nope://x")
+        to_path("nope://x")
 
 
 class TestLease:
@@ -422,7 +422,7 @@ class TestLease:
         monkeypatch.setattr(lease, "SETTLE", 0.1)
 
     def test_it_is_renewed_and_let_go_of(self, s3: Any) -> None:
-        run = place("s3://audits/runs/a")
+        run = to_path("s3://audits/runs/a")
         with lease.held(run):
             assert lease.is_held(run)
             first = s3.head_object(Bucket="audits", Key="runs/a/.lock")["LastModified"]
@@ -434,7 +434,7 @@ class TestLease:
         assert keys(s3) == []
 
     def test_one_that_was_taken_over_ends_the_run_which_writes_no_more(self, s3: Any) -> None:
-        run = place("s3://audits/runs/a")
+        run = to_path("s3://audits/runs/a")
         taken = json.dumps({"host": "other", "pid": 1, "token": "x"}).encode()
         ended = pytest.raises(Superseded, match="another camaudit took over")
         with ended as raised, lease.held(run):
@@ -443,14 +443,14 @@ class TestLease:
                 time.sleep(10)
             finally:
                 with pytest.raises(StoreError, match="took over"):
-                    store.write(pa.table({"a": [1]}), RunFolder(run).plan)
+                    parquet.write(pa.table({"a": [1]}), RunFolder(run).plan)
         assert raised.value.exit_code == 75
         assert keys(s3) == ["runs/a/.lock"]  # which is the other's
 
     def test_a_stale_one_of_another_machine_is_taken_over(
         self, s3: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run = place("s3://audits/runs/a")
+        run = to_path("s3://audits/runs/a")
         told = {"host": "other", "machine": "other", "pid": 1, "token": "x", "started": "1"}
         s3.put_object(Bucket="audits", Key="runs/a/.lock", Body=json.dumps(told).encode())
         with pytest.raises(NotFinished, match="process 1 on other"), lease.held(run):
@@ -462,7 +462,7 @@ class TestLease:
         assert keys(s3) == []
 
     def test_one_of_a_process_that_has_ended_is_taken_over_at_once(self, s3: Any) -> None:
-        run = place("s3://audits/runs/a")
+        run = to_path("s3://audits/runs/a")
         told = json.loads(lease.Lease(run).content()) | {"pid": 2**22 + 1}
         s3.put_object(Bucket="audits", Key="runs/a/.lock", Body=json.dumps(told).encode())
         assert not lease.is_held(run)
@@ -473,45 +473,45 @@ class TestLease:
 class TestRules:
     """Both rules, on a filesystem in memory."""
 
-    @pytest.fixture(params=[places.PUT, places.RENAME])
+    @pytest.fixture(params=[paths.PUT, paths.RENAME])
     def run(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-        monkeypatch.setitem(places.RULES, "memory", request.param)
-        folder = RunFolder(place(f"memory://{time.monotonic_ns()}/run"))
+        monkeypatch.setitem(paths.RULES, "memory", request.param)
+        folder = RunFolder(to_path(f"memory://{time.monotonic_ns()}/run"))
         for shard in range(SETUP.n_shards):
-            store.commit_part(folder, SETUP, shard, part(SETUP, shard))
+            run_folder.commit_part(folder, SETUP, shard, part(SETUP, shard))
         return folder
 
     def test_what_is_committed_is_read_and_checked(self, run: RunFolder) -> None:
-        store.commit_part(run, SETUP, 1, part(SETUP, 1))
-        assert store.missing_shards(run, SETUP) == store.verify(run, SETUP) == []
-        assert store.rows(run, SETUP).to_table()["index"].to_pylist() == list(range(10))
+        run_folder.commit_part(run, SETUP, 1, part(SETUP, 1))
+        assert run_folder.missing_shards(run, SETUP) == run_folder.verify(run, SETUP) == []
+        assert run_folder.rows(run, SETUP).to_table()["index"].to_pylist() == list(range(10))
         names = [path.name for path in files.names(run.part(0).parent, "*")]
         assert names == [f"part-0000{shard}.parquet" for shard in range(3)]
         files.remove(run.part(2))
         content = bytearray(files.get(run.part(1)) or b"")
         content[99] ^= 1
         files.put(run.part(1), bytes(content))
-        assert store.missing_shards(run, SETUP) == [2]
-        assert store.verify(run, SETUP) == [1, 2]
+        assert run_folder.missing_shards(run, SETUP) == [2]
+        assert run_folder.verify(run, SETUP) == [1, 2]
         with pytest.raises(DataError, match=r"part-00001\.parquet is damaged"):
-            store.read(run.part(1))
+            parquet.read(run.part(1))
         with pytest.raises(NotFinished, match="is not there yet"):
-            store.read(run.part(2))
+            parquet.read(run.part(2))
 
     def test_what_does_not_arrive_leaves_nothing(
         self, run: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(files, "_arrived", lambda *_arguments: False)
         with pytest.raises(StoreError, match="reads back as something else"):
-            store.write(pa.table({"a": [1]}), run.analysis("x"))
+            parquet.write(pa.table({"a": [1]}), run.analysis("x"))
         assert not files.is_file(run.analysis("x"))
         assert files.names(run.analysis("x").parent, ".*") == []
 
     def test_a_footer_longer_than_what_is_asked_for_first(
         self, run: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store, "TAIL", 64)
-        assert store.missing_shards(run, SETUP) == []
+        monkeypatch.setattr(run_folder, "TAIL", 64)
+        assert run_folder.missing_shards(run, SETUP) == []
 
 
 def test_a_bucket_is_listed_once_and_each_picture_is_one_request(

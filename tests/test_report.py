@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from small_run import FITTED, NASTY, SIZE, make_run
 
-from pipeline import pictures, store
 from pipeline.config import Config
+from pipeline.data import pictures
 from pipeline.errors import ConfigError, NotFinished, Stopped
-from pipeline.ops import Journal
-from pipeline.report import survey, words
+from pipeline.report import aggregates, words
 from pipeline.report.page import Pages
-from pipeline.schema import CHANGES, DECISIONS, part_schema
+from pipeline.run.state import Journal
 from pipeline.stages import report
-from pipeline.store import RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.schema import CHANGES, DECISIONS, part_schema
 
 DATA = re.compile(r'camaudit\.receive\("([\w-]+)",(.*)\);\n', re.DOTALL)
 
@@ -192,7 +193,7 @@ def test_links_within_a_page_lead_somewhere(nasty: Report) -> None:
 def test_a_label_map_is_drawn_where_the_label_differs(tmp_path: Path) -> None:
     config = make_run(tmp_path)
     seen = make_report(config)
-    rows = store.read(RunFolder(config.folder).part(0), ["label", "pred", "status"]).to_pylist()
+    rows = parquet.read(RunFolder(config.folder).part(0), ["label", "pred", "status"]).to_pylist()
     for index, row in enumerate(rows):
         differs = row["status"] == "ok" and row["label"] != row["pred"]
         assert (seen.folder / f"pictures/{index}-label.webp").exists() == differs
@@ -307,8 +308,8 @@ def test_classes_have_pages_with_their_confusions(tmp_path: Path) -> None:
     config = make_run(tmp_path, names=["w", "x", "y", "z"], failed=())
     seen = make_report(config)
     assert len([name for name in seen.pages if name.startswith("classes/")]) == 4 + 1
-    rows = store.rows(
-        RunFolder(config.folder), store.read_plan(RunFolder(config.folder)).setup
+    rows = run_folder.rows(
+        RunFolder(config.folder), run_folder.read_plan(RunFolder(config.folder)).setup
     ).to_table(columns=["label", "pred"])
     pairs = list(zip(rows["label"].to_pylist(), rows["pred"].to_pylist(), strict=True))
     wrong = [pair for pair in pairs if pair[0] != pair[1]]
@@ -323,9 +324,9 @@ def test_classes_have_pages_with_their_confusions(tmp_path: Path) -> None:
 def test_what_all_rows_say_is_counted(tmp_path: Path) -> None:
     config = make_run(tmp_path)
     run = RunFolder(config.folder)
-    setup = store.read_plan(run).setup
-    found = survey.survey(store.rows(run, setup))
-    rows = store.rows(run, setup).to_table().to_pylist()
+    setup = run_folder.read_plan(run).setup
+    found = aggregates.aggregate(run_folder.rows(run, setup))
+    rows = run_folder.rows(run, setup).to_table().to_pylist()
     good = [row for row in rows if row["status"] == "ok"]
     assert found.n_images == len(good) == 7
     assert sum(found.reasons.values()) == len(found.errors) == 2
@@ -341,14 +342,14 @@ def test_what_all_rows_say_is_counted(tmp_path: Path) -> None:
 def test_focus_is_sampled_by_class_and_told_in_quantiles(tmp_path: Path) -> None:
     config = make_run(tmp_path, names=["w", "x", "y", "z"])
     run = RunFolder(config.folder)
-    setup = store.read_plan(run).setup
-    rows = store.rows(run, setup)
-    column = survey.STATISTICS.index("focus_border")
-    table = rows.to_table(columns=["index", "pred_index", "focus_border"], filter=survey.OK)
+    setup = run_folder.read_plan(run).setup
+    rows = run_folder.rows(run, setup)
+    column = aggregates.STATISTICS.index("focus_border")
+    table = rows.to_table(columns=["index", "pred_index", "focus_border"], filter=aggregates.OK)
     by_class: dict[int, list[tuple[int, float]]] = {}
     for row in table.to_pylist():
         by_class.setdefault(row["pred_index"], []).append((row["index"], row["focus_border"]))
-    whole = survey.focus(rows, setup, 100, seed=0)
+    whole = aggregates.focus(rows, setup, 100, seed=0)
     for index in range(4):
         own = by_class.get(index, [])
         np.testing.assert_allclose(sorted(whole.of_class(index)[:, column]), [v for _, v in own])
@@ -356,11 +357,11 @@ def test_focus_is_sampled_by_class_and_told_in_quantiles(tmp_path: Path) -> None
         quantiles = whole.quantiles(index)[column]
         if own:
             np.testing.assert_allclose(
-                quantiles, np.quantile([v for _, v in own], survey.QUANTILES)
+                quantiles, np.quantile([v for _, v in own], aggregates.QUANTILES)
             )
         else:
             assert np.isnan(quantiles).all()
-    few = survey.focus(rows, setup, 1, seed=0)
+    few = aggregates.focus(rows, setup, 1, seed=0)
     assert [len(few.of_class(index)) for index in range(4)] == [
         bool(by_class.get(i)) for i in range(4)
     ]
@@ -391,7 +392,7 @@ def test_empty_cases_are_told_in_words(
 
 def test_pictures_that_are_gone_become_their_reason(tmp_path: Path) -> None:
     config = make_run(tmp_path)
-    image_id = store.read_plan(RunFolder(config.folder)).table["image_id"][0].as_py()
+    image_id = run_folder.read_plan(RunFolder(config.folder)).table["image_id"][0].as_py()
     (tmp_path / "data" / image_id).unlink()
     seen = make_report(config)
     assert seen.text.count("No picture.") == 2  # as a suspect and as an example
@@ -421,7 +422,7 @@ def test_another_image_in_its_place_is_not_shown(tmp_path: Path) -> None:
 
 def test_dark_and_small_pictures_can_be_seen_and_say_so(tmp_path: Path) -> None:
     config = make_run(tmp_path)
-    plan = store.read_plan(RunFolder(config.folder)).table
+    plan = run_folder.read_plan(RunFolder(config.folder)).table
     dark = np.full((*SIZE, 3), 4, np.uint8)
     (tmp_path / "data" / plan["image_id"][1].as_py()).write_bytes(
         cv2.imencode(".png", dark)[1].tobytes()
@@ -473,7 +474,7 @@ def test_changes_against_a_baseline_have_a_section(tmp_path: Path) -> None:
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, CHANGES)
     path = RunFolder(config.folder).analysis("changes")
-    store.write(table.replace_schema_metadata({b"baseline": b"outputs/<b>last week</b>"}), path)
+    parquet.write(table.replace_schema_metadata({b"baseline": b"outputs/<b>last week</b>"}), path)
     seen = make_report(config)
     assert "Against the run in outputs/<b>last week</b>" in seen.text
     assert "1 new finding, 1 worse class, 1 gone suspect" in seen.text
@@ -495,7 +496,7 @@ def test_earlier_decisions_are_counted_and_handed_to_the_page(tmp_path: Path) ->
         {"image_id": f"{i}.png", "mark": "fine", "note": "a\n<b>", "state": state}
         for i, state in enumerate(("left_out", "left_out", "waiting"))
     ]
-    store.write(
+    parquet.write(
         pa.Table.from_pylist(rows, DECISIONS), RunFolder(config.folder).analysis("decisions")
     )
     seen = make_report(config)
@@ -607,8 +608,8 @@ def test_plurals(number: int, noun: str, text: str) -> None:
 def test_of_many_findings_the_first_are_cards_and_all_have_pages(tmp_path: Path) -> None:
     config = make_run(tmp_path, names=["w", "x", "y", "z"])
     run = RunFolder(config.folder)
-    (finding,) = store.read(run.analysis("findings")).to_pylist()
-    ids = store.read_plan(run).table["image_id"].to_pylist()
+    (finding,) = parquet.read(run.analysis("findings")).to_pylist()
+    ids = run_folder.read_plan(run).table["image_id"].to_pylist()
     rows = [
         {**finding, "finding_id": f"f{i}", "example_ids": [ids[i % 4]], "summary": f"number {i}."}
         for i in range(25)
@@ -618,8 +619,8 @@ def test_of_many_findings_the_first_are_cards_and_all_have_pages(tmp_path: Path)
         for i in range(25)
     ]
     for name, made in (("findings", rows), ("members", members)):
-        schema = store.read(run.analysis(name)).schema
-        store.write(pa.Table.from_pylist(made, schema), run.analysis(name))
+        schema = parquet.read(run.analysis(name)).schema
+        parquet.write(pa.Table.from_pylist(made, schema), run.analysis(name))
     config.report.suspects = config.report.examples = 0
     seen = make_report(config)
     articles = [tag for tag, _ in seen.index.elements].count("article")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage import seal
+from pipeline.storage import checksum
 
 TABLE = pa.table({"index": range(50), "name": [f"n{i}" for i in range(50)], "x": np.arange(50.0)})
 
@@ -20,19 +20,19 @@ def sealed(tmp_path: Path) -> Path:
     path = tmp_path / "a=b" / "table.parquet"
     path.parent.mkdir()
     pq.write_table(TABLE, path, write_page_checksum=True)
-    seal.close(path)
+    checksum.close(path)
     return path
 
 
 def test_every_flipped_bit_is_noticed(sealed: Path) -> None:
     content = sealed.read_bytes()
-    assert seal.is_whole(sealed) is True
+    assert checksum.is_whole(sealed) is True
     unnoticed = []
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
         sealed.write_bytes(changed)
-        if seal.is_whole(sealed):
+        if checksum.is_whole(sealed):
             unnoticed.append(place)
     assert unnoticed == []
 
@@ -41,7 +41,7 @@ def test_every_truncation_is_noticed(sealed: Path) -> None:
     content = sealed.read_bytes()
     for length in range(0, len(content), 3):
         sealed.write_bytes(content[:length])
-        assert not seal.is_whole(sealed)
+        assert not checksum.is_whole(sealed)
 
 
 def test_readers_of_parquet_see_the_table_alone(sealed: Path) -> None:
@@ -51,4 +51,4 @@ def test_readers_of_parquet_see_the_table_alone(sealed: Path) -> None:
 
 def test_a_file_that_was_never_closed_says_so(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "plain.parquet")
-    assert seal.is_whole(tmp_path / "plain.parquet") is None
+    assert checksum.is_whole(tmp_path / "plain.parquet") is None

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.shortcuts import probes, segment
-from pipeline.shortcuts.probes import Scenes
+from pipeline.analysis.verification import interventions, segment
+from pipeline.analysis.verification.interventions import ImageBatch
 
 SIZE = 64
 
@@ -74,8 +74,8 @@ def test_a_cleared_scene_shows_its_surroundings_where_the_object_was() -> None:
     image, heat = picture(), active()
     unmarked = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     zero = torch.zeros(1, dtype=torch.int64)
-    outlined = probes.outlined(Scenes(zero, zero, image, heat, heat, heat, unmarked))
-    cleared = probes.cleared(outlined)
+    outlined = interventions.outlined(ImageBatch(zero, zero, image, heat, heat, heat, unmarked))
+    cleared = interventions.cleared(outlined)
     assert int(cleared.pictures[0, 0].max()) < 100  # nothing orange is left
-    swapped = probes.surroundings().remove(outlined, probes.cleared(outlined))
+    swapped = interventions.surroundings().remove(outlined, interventions.cleared(outlined))
     assert torch.equal(swapped[:, :, 28, 36], image[:, :, 28, 36])

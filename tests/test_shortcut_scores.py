@@ -13,9 +13,9 @@ import pytest
 from conftest import write_images
 from numpy.typing import NDArray
 
-from pipeline import store
 from pipeline.__main__ import audit
 from pipeline.config import Config
+from pipeline.storage import run_folder
 
 if TYPE_CHECKING:
     from shortcut_explained import Explained
@@ -209,8 +209,8 @@ def test_a_run_is_read_with_the_maps_of_the_given_class(
     write_images(tmp_path / "photos", 10)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model, "stages=[explain]")
     audit(config)
-    folder = store.RunFolder(config.folder)
-    rows = store.rows(folder, store.read_plan(folder).setup).to_table().to_pylist()
+    folder = run_folder.RunFolder(config.folder)
+    rows = run_folder.rows(folder, run_folder.read_plan(folder).setup).to_table().to_pylist()
     found = read(config.folder, np.arange(30, dtype=np.uint8)[:, None, None, None])
     assert found.pictures.ravel().tolist() == list(range(30)) and found.n_classes == 3
     assert found.probabilities.sum(axis=1) == pytest.approx(1)

@@ -15,13 +15,15 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from pipeline import store
 from pipeline.__main__ import audit
+from pipeline.analysis.shortcuts import clusters, regions
+from pipeline.analysis.verification import effects
 from pipeline.config import Config
-from pipeline.schema import Setup, part_schema
-from pipeline.shortcuts import clusters, effects, regions
 from pipeline.stages import discover
-from pipeline.store import RunFolder
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import part_schema
 
 NETWORK = '''
 import torch
@@ -109,7 +111,7 @@ def test_a_cue_that_the_model_uses_is_confirmed_with_its_place(
     run: Callable[[str], RunFolder],
 ) -> None:
     folder = run("uses_cue")
-    findings = store.read(folder.analysis("findings")).to_pylist()
+    findings = parquet.read(folder.analysis("findings")).to_pylist()
     assert [(f["class_name"], f["verdict"], f["kind"]) for f in findings] == [
         ("blue", "confirmed", "patch")
     ]
@@ -131,11 +133,11 @@ def test_members_are_those_that_wear_the_cue_and_rely_on_it(
     run: Callable[[str], RunFolder],
 ) -> None:
     folder = run("uses_cue")
-    members = store.read(folder.analysis("members")).to_pylist()
+    members = parquet.read(folder.analysis("members")).to_pylist()
     assert {m["image_id"] for m in members} == {f"blue/{n:03d}.png" for n in range(40) if n % 4}
     # Blue squares alone are blue with little doubt, so that the patch carries what is left.
     assert all(0 <= m["reliance"] <= 1 for m in members)
-    suspects = store.read(folder.analysis("suspects")).to_pylist()
+    suspects = parquet.read(folder.analysis("suspects")).to_pylist()
     shortcut = [s for s in suspects if s["kind"] == "shortcut"]
     assert {s["image_id"] for s in shortcut} <= {m["image_id"] for m in members}
     assert all(s["finding_id"] for s in shortcut)
@@ -143,12 +145,12 @@ def test_members_are_those_that_wear_the_cue_and_rely_on_it(
 
 def test_a_cue_that_is_there_but_not_used_is_no_finding(run: Callable[[str], RunFolder]) -> None:
     folder = run("ignores_cue")
-    assert store.read(folder.analysis("findings")).num_rows == 0
+    assert parquet.read(folder.analysis("findings")).num_rows == 0
 
 
 def test_findings_keep_their_ids_and_repeat_exactly(run: Callable[[str], RunFolder]) -> None:
-    first = store.read(run("uses_cue").analysis("findings"))
-    again = store.read(run("uses_cue").analysis("findings"))
+    first = parquet.read(run("uses_cue").analysis("findings"))
+    again = parquet.read(run("uses_cue").analysis("findings"))
     assert first.equals(again)
 
 
@@ -286,8 +288,8 @@ def test_means_of_classes_are_those_of_their_rows_however_many_are_added_up_at_o
     run = RunFolder(tmp_path)
     for shard in range(setup.n_shards):
         own = [told[index] for index in setup.rows(shard)]
-        store.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema((2, 2), 2)))
-    cat, _, owl = discover.class_table(store.rows(run, setup), setup).to_pylist()
+        run_folder.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema((2, 2), 2)))
+    cat, _, owl = discover.class_table(run_folder.rows(run, setup), setup).to_pylist()
     cats = [row for row in told if row["status"] == "ok" and row["pred_index"] == 0]
     assert (cat["n_pred"], cat["dead_maps"]) == (len(cats), sum(not r["heatmap_max"] for r in cats))
     assert cat["n_correct"] == sum(row["label_index"] == 0 for row in cats)

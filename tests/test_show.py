@@ -22,14 +22,14 @@ import pytest
 from rich.cells import cell_len
 from small_run import NASTY, make_run
 
-from pipeline import store
-from pipeline.commands import cells, show, terminal
+from pipeline.cli import show, text_cells, text_tables
 from pipeline.config import Config
-from pipeline.ops import Journal
-from pipeline.store import RunFolder
+from pipeline.run.state import Journal
+from pipeline.storage import parquet
+from pipeline.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "pipeline.commands.show"]
+COMMAND = [sys.executable, "-m", "pipeline.cli.show"]
 HOSTILE = [
     "\x1b]0;owned\x07 \x1b[31mred",
     "line\rfeed\tand a \u202egnp",
@@ -84,7 +84,7 @@ def shown(
 
 def rewrite(run: RunFolder, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Put a table of the analysis in another form."""
-    store.write(change(store.read(run.analysis(name))), run.analysis(name))
+    parquet.write(change(parquet.read(run.analysis(name))), run.analysis(name))
 
 
 def on_terminal(*arguments: str | Path, **environment: str) -> str:
@@ -152,7 +152,9 @@ def test_long_names_are_wrapped_and_never_cut(
         assert whole.count(char) > 200
         assert wrapped.count(char) == whole.count(char)
     assert "…" not in wrapped
-    assert max(cell_len(line) for line in wrapped.splitlines()) <= max(columns, terminal.NARROWEST)
+    assert max(cell_len(line) for line in wrapped.splitlines()) <= max(
+        columns, text_tables.NARROWEST
+    )
 
 
 @pytest.mark.parametrize("columns", [None, 80, 160])
@@ -175,11 +177,11 @@ def test_no_name_steers_the_terminal(
 
 def test_what_is_escaped_and_what_is_left_alone() -> None:
     fine = "Größe 猫 'a\\b' \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f52c"
-    assert cells.escaped(fine) == fine
+    assert text_cells.escaped(fine) == fine
     steering = [*"\x00\x07\b\t\n\r\x1b\x7f\x85\x9b\u061c\u200b\u200e\u2028\ufeff\udcff"]
     steering += [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
     for char in steering:
-        written = cells.escaped(f"a{char}b")
+        written = text_cells.escaped(f"a{char}b")
         assert re.fullmatch(r"a\\[xu0-9a-fnrt]+b", written)
         assert written.encode("ascii").decode("unicode_escape") == f"a{char}b"
 
@@ -207,7 +209,7 @@ def test_csv_is_the_table(hostile: RunFolder, shown: Callable[..., str], table: 
     arguments = [] if table == "suspects" else ["--table", table]
     text = shown(hostile.path, "--csv", *arguments, columns=40)
     read = list(csv.DictReader(io.StringIO(text, newline="")))
-    stored = store.read(hostile.analysis(table)).flatten()
+    stored = parquet.read(hostile.analysis(table)).flatten()
     assert len(read) == stored.num_rows > 0
     assert "\r\n" not in text
     for field in stored.schema:
@@ -229,7 +231,7 @@ def as_stored(text: str, kind: pa.DataType) -> Any:
 
 def test_lists_are_joined_in_csv_and_only_there(run: RunFolder, shown: Callable[..., str]) -> None:
     reasons = [["odd light", "and, a comma"]] + [["one"]] * 6
-    place = store.read(run.analysis("suspects")).schema.get_field_index("reasons")
+    place = parquet.read(run.analysis("suspects")).schema.get_field_index("reasons")
     rewrite(run, "suspects", lambda table: table.set_column(place, "reasons", [reasons]))
     first = next(csv.DictReader(io.StringIO(shown(run.path, "--csv"))))
     assert first["reasons"] == "odd light; and, a comma"
@@ -243,7 +245,7 @@ def test_json_holds_the_run_and_its_tables(hostile: RunFolder, shown: Callable[.
     assert text.count("\n") == 1
     told = json.loads(text)
     for table in ("findings", "suspects"):
-        assert told[table] == store.read(hostile.analysis(table)).to_pylist()
+        assert told[table] == parquet.read(hostile.analysis(table)).to_pylist()
     about = told["run"]
     assert (about["run_id"], about["state"], about["exit_code"]) == ("audit", "complete", 0)
     assert about["counts"] == {"planned": 9, "ok": 7, "error": 2, "labelled": 7, "correct": 4}
@@ -255,7 +257,7 @@ def test_json_holds_the_run_and_its_tables(hostile: RunFolder, shown: Callable[.
 
 
 def test_json_has_null_where_a_number_is_none(run: RunFolder, shown: Callable[..., str]) -> None:
-    place = store.read(run.analysis("findings")).schema.get_field_index("effect")
+    place = parquet.read(run.analysis("findings")).schema.get_field_index("effect")
     effect = pa.array([math.nan], pa.float32())
     rewrite(run, "findings", lambda table: table.set_column(place, "effect", effect))
     text = shown(run.path, "--json")
@@ -439,7 +441,7 @@ def test_a_run_without_run_json_or_without_plan_is_shown(
 def test_a_plan_of_another_version_hides_nothing_else(
     run: RunFolder, shown: Callable[..., str]
 ) -> None:
-    store.write(store.read(run.plan).replace_schema_metadata(), run.plan)
+    parquet.write(parquet.read(run.plan).replace_schema_metadata(), run.plan)
     text = shown(run.path)
     assert "the plan was written by another version of camaudit" in text
     assert "Suspects: 7" in text

@@ -30,10 +30,10 @@ from pipeline.config import (
     Manifest,
     TorchvisionDataset,
 )
-from pipeline.decode import DecodeError
-from pipeline.errors import ConfigError, DataError
-from pipeline.sources import huggingface, open_source
-from pipeline.sources.source import (
+from pipeline.data import huggingface
+from pipeline.data.datasets import open_source
+from pipeline.data.decode import DecodeError
+from pipeline.data.source import (
     Source,
     box_mask,
     class_labels,
@@ -42,6 +42,7 @@ from pipeline.sources.source import (
     object_mask,
     printable,
 )
+from pipeline.errors import ConfigError, DataError
 
 PIXELS = 10**6
 SHAPE = (3, 4)  # of every picture, rows and columns, unless a test says otherwise

@@ -15,7 +15,7 @@ import pytest
 from conftest import write_images
 from test_command import patient, run, start  # noqa: F401 - patient is a fixture
 
-from pipeline.commands import status
+from pipeline.cli import status
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -117,7 +117,7 @@ def test_at_work_and_killed(
 ) -> None:
     child = start(patient, tmp_path)
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "pipeline.commands.status", "outputs/audit", "--json"]
+    command = [sys.executable, "-m", "pipeline.cli.status", "outputs/audit", "--json"]
     working = subprocess.run(command, capture_output=True, text=True, check=False)
     os.killpg(child.pid, 9)
     child.wait()
@@ -136,6 +136,6 @@ def test_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_it_is_quick_to_start() -> None:
     heavy = ("torch", "scipy", "matplotlib", "sklearn")
-    code = f"import sys, pipeline.commands.status; print([n for n in {heavy} if n in sys.modules])"
+    code = f"import sys, pipeline.cli.status; print([n for n in {heavy} if n in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

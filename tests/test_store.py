@@ -16,11 +16,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import store
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.schema import Setup, plan_schema
-from pipeline.storage import scan, tables
-from pipeline.store import Plan, RunFolder
+from pipeline.storage import parquet, run_folder, scan
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import plan_schema
 
 SETUP = Setup(
     fingerprint="f" * 32,
@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> RunFolder:
     """A run with all its parts."""
     folder = RunFolder(tmp_path / "run")
     for shard in range(SETUP.n_shards):
-        store.commit_part(folder, SETUP, shard, part(SETUP, shard))
+        run_folder.commit_part(folder, SETUP, shard, part(SETUP, shard))
     return folder
 
 
@@ -79,20 +79,20 @@ class TestWrite:
     def test_what_is_written_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "er" / "x.parquet"
         for table in (OLD, NEW):
-            store.write(table, path)
-            assert store.read(path).equals(table)
+            parquet.write(table, path)
+            assert parquet.read(path).equals(table)
             assert files(tmp_path) == ["deep/er/x.parquet"]
-        assert store.read(path, ["b"]).column_names == ["b"]
+        assert parquet.read(path, ["b"]).column_names == ["b"]
 
     def test_an_empty_table_and_metadata(self, tmp_path: Path) -> None:
         table = NEW.slice(0, 0).replace_schema_metadata({"k": "v"})
-        store.write(table, tmp_path / "x.parquet")
-        assert store.read(tmp_path / "x.parquet").schema.equals(table.schema, check_metadata=True)
+        parquet.write(table, tmp_path / "x.parquet")
+        assert parquet.read(tmp_path / "x.parquet").schema.equals(table.schema, check_metadata=True)
 
     def test_a_folder_that_looks_like_a_partition(self, tmp_path: Path) -> None:
         path = tmp_path / "lr=3" / "x.parquet"
-        store.write(NEW, path)
-        assert store.read(path).equals(NEW)
+        parquet.write(NEW, path)
+        assert parquet.read(path).equals(NEW)
 
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
     @pytest.mark.parametrize("step", ["open", "write", "read back", "flush", "rename"])
@@ -100,7 +100,7 @@ class TestWrite:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
     ) -> None:
         path = tmp_path / "x.parquet"
-        store.write(OLD, path)
+        parquet.write(OLD, path)
         write_table = pq.write_table
 
         def fail(*_args: Any, **_options: Any) -> Any:
@@ -114,24 +114,24 @@ class TestWrite:
         target: dict[str, tuple[Any, str, Callable[..., Any]]] = {
             "open": (pq, "write_table", fail),
             "write": (pq, "write_table", fail_halfway),
-            "read back": (tables, "read", fail),
+            "read back": (parquet, "read", fail),
             "flush": (os, "fsync", fail),
             "rename": (Path, "replace", fail),
         }
         with monkeypatch.context() as patch:
             patch.setattr(*target[step])
             with pytest.raises(type(error)) as caught:
-                store.write(NEW, path)
+                parquet.write(NEW, path)
         assert caught.value is error
         assert files(tmp_path) == ["x.parquet"]
-        assert store.read(path).equals(OLD)
+        assert parquet.read(path).equals(OLD)
 
     @pytest.mark.parametrize("damage", ["page", "cut", "other"])
     def test_what_reads_back_otherwise_is_not_committed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
     ) -> None:
         path = tmp_path / "x.parquet"
-        store.write(OLD, path)
+        parquet.write(OLD, path)
         write_table = pq.write_table
 
         def spoil(table: pa.Table, where: Path, **options: Any) -> None:
@@ -143,9 +143,9 @@ class TestWrite:
 
         monkeypatch.setattr(pq, "write_table", spoil)
         with pytest.raises(DataError, match=r"x\.parquet"):
-            store.write(NEW, path)
+            parquet.write(NEW, path)
         assert files(tmp_path) == ["x.parquet"]
-        assert store.read(path).equals(OLD)
+        assert parquet.read(path).equals(OLD)
 
     def test_nothing_is_seen_before_it_is_flushed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,9 +158,9 @@ class TestWrite:
             steps.append(("rename", path.exists()))
             return rename(source, target)
 
-        monkeypatch.setattr(tables, "sync", lambda p: steps.append((p.name, path.exists())))
+        monkeypatch.setattr(parquet, "sync", lambda p: steps.append((p.name, path.exists())))
         monkeypatch.setattr(Path, "replace", noted_rename)
-        store.write(NEW, path)
+        parquet.write(NEW, path)
         draft = f".x.parquet.{os.getpid()}.tmp"
         assert steps == [(draft, False), ("rename", False), (tmp_path.name, True)]
 
@@ -184,29 +184,29 @@ class TestWrite:
             ".part-00000.parquet",
             ".plan.parquet",
         ]
-        assert store.missing_shards(run, SETUP) == []
-        assert store.rows(run, SETUP).to_table().num_rows == 10
-        store.sweep(run)
+        assert run_folder.missing_shards(run, SETUP) == []
+        assert run_folder.rows(run, SETUP).to_table().num_rows == 10
+        run_folder.sweep(run)
         assert files(run.path) == before
 
 
 class TestRead:
     def test_not_there_yet(self, tmp_path: Path) -> None:
         with pytest.raises(NotFinished, match=r"x\.parquet is not there yet"):
-            store.read(tmp_path / "x.parquet")
+            parquet.read(tmp_path / "x.parquet")
 
     @pytest.mark.parametrize("column", [0, 1, 2])
     def test_a_flipped_bit_is_noticed(self, run: RunFolder, column: int) -> None:
         flip(run.part(1), page(run.part(1), column))
         with pytest.raises(DataError, match=r"part-00001\.parquet is damaged: its bytes are not"):
-            store.read(run.part(1))
+            parquet.read(run.part(1))
 
     def test_a_file_cut_anywhere_is_noticed(self, run: RunFolder) -> None:
         data = run.part(0).read_bytes()
         for length in range(0, len(data), 61):
             run.part(0).write_bytes(data[:length])
             with pytest.raises(DataError, match=r"part-00000\.parquet is damaged"):
-                store.read(run.part(0))
+                parquet.read(run.part(0))
 
     def test_a_damaged_footer_raises_nothing_else(self, run: RunFolder) -> None:
         data = run.part(0).read_bytes()
@@ -215,10 +215,10 @@ class TestRead:
             run.part(0).write_bytes(data)
             flip(run.part(0), position)
             try:  # the footer has no checksum: what still makes sense is taken
-                store.read(run.part(0))
+                parquet.read(run.part(0))
             except DataError as error:
                 assert "part-00000.parquet" in str(error)
-            store.is_committed(run, SETUP, 0)
+            run_folder.is_committed(run, SETUP, 0)
 
 
 class TestPlan:
@@ -229,11 +229,11 @@ class TestPlan:
 
     def test_the_setup_comes_back(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path)
-        store.write_plan(run, Plan(self.TABLE, SETUP))
-        plan = store.read_plan(run)
+        run_folder.write_plan(run, Plan(self.TABLE, SETUP))
+        plan = run_folder.read_plan(run)
         assert plan.setup == SETUP
         assert plan.table.equals(self.TABLE)
-        footer = store.read_plan(run, columns=[])
+        footer = run_folder.read_plan(run, columns=[])
         assert (footer.setup, footer.table.column_names) == (SETUP, [])
         assert SETUP.n_shards == 3
         assert SETUP.batch_size == 4
@@ -247,20 +247,20 @@ class TestPlan:
         self, tmp_path: Path, metadata: dict[str, str] | None
     ) -> None:
         run = RunFolder(tmp_path)
-        store.write(self.TABLE.replace_schema_metadata(metadata), run.plan)
+        parquet.write(self.TABLE.replace_schema_metadata(metadata), run.plan)
         with pytest.raises(ConfigError, match=r"plan\.parquet .*start a new run_id"):
-            store.read_plan(run)
+            run_folder.read_plan(run)
 
     def test_no_plan(self, tmp_path: Path) -> None:
         with pytest.raises(NotFinished, match="plan"):
-            store.read_plan(RunFolder(tmp_path))
+            run_folder.read_plan(RunFolder(tmp_path))
 
 
 class TestParts:
     def test_a_finished_run(self, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
         assert files(run.path) == [f"parts/part-0000{shard}.parquet" for shard in range(3)]
-        assert store.missing_shards(run, SETUP) == []
-        table = store.rows(run, SETUP).to_table()
+        assert run_folder.missing_shards(run, SETUP) == []
+        table = run_folder.rows(run, SETUP).to_table()
         assert table["index"].to_pylist() == list(range(10))
         assert Setup.from_metadata(pq.read_schema(run.part(2)).metadata) == SETUP
         assert caplog.text == ""
@@ -274,29 +274,29 @@ class TestParts:
     ) -> None:
         run = RunFolder(tmp_path)
         with pytest.raises(DataError, match="shard 0"):
-            store.commit_part(run, SETUP, 0, pa.table({"index": pa.array(rows, pa.int64())}))
+            run_folder.commit_part(run, SETUP, 0, pa.table({"index": pa.array(rows, pa.int64())}))
         assert files(tmp_path) == []
 
     def test_a_part_that_is_missing(self, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
         run.part(1).unlink()
-        assert store.missing_shards(run, SETUP) == [1]
+        assert run_folder.missing_shards(run, SETUP) == [1]
         assert caplog.text == ""  # nothing is wrong with it
         with pytest.raises(NotFinished, match=r"1 of 3 parts .*part-00001.*explain"):
-            store.rows(run, SETUP)
+            run_folder.rows(run, SETUP)
 
     def test_a_part_of_another_run(self, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
         other = replace(SETUP, fingerprint="0" * 32)
-        store.commit_part(run, other, 1, part(other, 1))
-        assert store.missing_shards(run, SETUP) == [1]
-        assert store.missing_shards(run, other) == [0, 2]
+        run_folder.commit_part(run, other, 1, part(other, 1))
+        assert run_folder.missing_shards(run, SETUP) == [1]
+        assert run_folder.missing_shards(run, other) == [0, 2]
         assert "part-00001.parquet does not belong" in caplog.text
 
     def test_a_part_of_another_place_or_length(self, run: RunFolder) -> None:
         run.part(1).write_bytes(run.part(0).read_bytes())
-        assert store.missing_shards(run, SETUP) == [1]
+        assert run_folder.missing_shards(run, SETUP) == [1]
         for shard_size in (3, 5):
             other = replace(SETUP, shard_size=shard_size)
-            assert store.missing_shards(run, other) == list(range(other.n_shards))
+            assert run_folder.missing_shards(run, other) == list(range(other.n_shards))
 
     @pytest.mark.parametrize(
         "spoil",
@@ -317,32 +317,32 @@ class TestParts:
         self, run: RunFolder, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
     ) -> None:
         spoil(run.part(1))
-        assert not store.is_committed(run, SETUP, 1)
+        assert not run_folder.is_committed(run, SETUP, 1)
         assert "part-00001.parquet" in caplog.text
-        assert store.missing_shards(run, SETUP) == [1]
-        store.commit_part(run, SETUP, 1, part(SETUP, 1))
-        assert store.missing_shards(run, SETUP) == []
+        assert run_folder.missing_shards(run, SETUP) == [1]
+        run_folder.commit_part(run, SETUP, 1, part(SETUP, 1))
+        assert run_folder.missing_shards(run, SETUP) == []
 
     def test_a_folder_in_the_place_of_a_part(self, run: RunFolder) -> None:
         run.part(1).unlink()
         run.part(1).mkdir()
-        assert store.missing_shards(run, SETUP) == [1]
+        assert run_folder.missing_shards(run, SETUP) == [1]
 
     @pytest.mark.parametrize("scan", ["to_table", "to_batches"])
     def test_a_damaged_page_is_named_by_its_part(self, run: RunFolder, scan: str) -> None:
         column = part(SETUP, 1).column_names.index("x")
         flip(run.part(1), page(run.part(1), column))
-        rows = store.rows(run, SETUP)  # footers alone do not tell
+        rows = run_folder.rows(run, SETUP)  # footers alone do not tell
         with pytest.raises(DataError, match=r"part-00001\.parquet is damaged"):
             list(getattr(rows, scan)(columns=["x"]))
         assert rows.to_table(columns=["index"]).num_rows == 10
 
     def test_a_scan_that_fails_though_no_part_is_damaged(self, run: RunFolder) -> None:
         with pytest.raises(DataError, match=r"parts cannot be read: .*nope"):
-            store.rows(run, SETUP).to_table(columns=["nope"])
+            run_folder.rows(run, SETUP).to_table(columns=["nope"])
 
     def test_rows_are_filtered_and_selected(self, run: RunFolder) -> None:
-        rows = store.rows(run, SETUP)
+        rows = run_folder.rows(run, SETUP)
         wanted = ds.field("index") >= 7
         assert rows.to_table(columns=["index"], filter=wanted).to_pydict() == {"index": [7, 8, 9]}
         batches = rows.to_batches(columns=["image_id"], filter=wanted)
@@ -354,7 +354,7 @@ class TestParts:
         self, run: RunFolder, ahead: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(scan, "PARTS_AHEAD", ahead)
-        rows = store.rows(run, SETUP)
+        rows = run_folder.rows(run, SETUP)
         assert rows.to_table(columns=["index"])["index"].to_pylist() == list(range(10))
         for wanted in ([], [5], [9, 0, 4, 3], list(range(10))):
             found = rows.at(np.array(wanted, np.int64), ["index", "x"])
@@ -365,8 +365,8 @@ class TestParts:
 
     def test_a_plan_is_scanned_as_parts_are(self, run: RunFolder) -> None:
         table = pa.table({"index": list(range(5)), "image_id": list("abcde")})
-        store.write_plan(run, Plan(table, SETUP))
-        plan = store.planned(run)
+        run_folder.write_plan(run, Plan(table, SETUP))
+        plan = run_folder.planned(run)
         assert plan.schema.names == ["index", "image_id"]
         assert plan.at(np.array([4, 1]), ["image_id"])["image_id"].to_pylist() == ["b", "e"]
 
@@ -390,9 +390,9 @@ class TestSweep:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         before = files(run.path)
-        store.sweep(run)
+        run_folder.sweep(run)
         assert files(run.path) == sorted(set(before) - set(gone))
 
     def test_a_folder_without_a_run(self, tmp_path: Path) -> None:
-        store.sweep(RunFolder(tmp_path / "no"))
+        run_folder.sweep(RunFolder(tmp_path / "no"))
         assert files(tmp_path) == []

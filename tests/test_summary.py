@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import store, summary
 from pipeline.config import Config
 from pipeline.errors import DataError
-from pipeline.ops import Journal
-from pipeline.schema import Setup, part_schema, plan_schema
-from pipeline.store import Plan, RunFolder
+from pipeline.run import checks
+from pipeline.run.state import Journal
+from pipeline.storage import run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import part_schema, plan_schema
 
 GRID = (4, 4)
 Review = Callable[[list[dict[str, Any]]], Journal]
@@ -32,10 +34,10 @@ def review(configure: Callable[..., Config]) -> Review:
             {"index": i, "image_id": str(i), "shard": 0, "status": "ok", **row}
             for i, row in enumerate(rows)
         ]
-        store.write_plan(run, Plan(pa.Table.from_pylist(full, plan_schema()), setup))
-        store.commit_part(run, setup, 0, pa.Table.from_pylist(full, part_schema(GRID, 2)))
+        run_folder.write_plan(run, Plan(pa.Table.from_pylist(full, plan_schema()), setup))
+        run_folder.commit_part(run, setup, 0, pa.Table.from_pylist(full, part_schema(GRID, 2)))
         journal = Journal(config)
-        summary.review(run, setup, journal)
+        checks.review(run, setup, journal)
         return journal
 
     return go
@@ -82,7 +84,7 @@ def test_too_many_errors_end_the_run(
     journal = Journal(config)
     journal.counts = {"planned": 100, "ok": 100 - errors, "error": errors}
     if not ends:
-        summary.check_errors(config, journal)
+        checks.check_errors(config, journal)
         return
     with pytest.raises(DataError, match="6 of 100 images"):
-        summary.check_errors(config, journal)
+        checks.check_errors(config, journal)

@@ -9,8 +9,8 @@ import torch
 from scipy import fft
 from torch import Tensor
 
-from pipeline.shortcuts import probes, transfers
-from pipeline.shortcuts.probes import Scenes
+from pipeline.analysis.verification import interventions, transfers
+from pipeline.analysis.verification.interventions import ImageBatch
 
 
 def pictures(n: int = 4, size: int = 32, seed: int = 0) -> Tensor:
@@ -33,11 +33,11 @@ def spot(row: int, column: int, n: int = 1, grid: int = 8) -> Tensor:
     return heat
 
 
-def scenes(images: Tensor, heat: Tensor, runner_up: Tensor) -> Scenes:
+def scenes(images: Tensor, heat: Tensor, runner_up: Tensor) -> ImageBatch:
     """Scenes of one class."""
     n = torch.arange(len(images))
     unmarked = torch.zeros_like(images[:, :1], dtype=torch.bool)
-    return Scenes(n, torch.zeros_like(n), images, heat, runner_up, heat, unmarked)
+    return ImageBatch(n, torch.zeros_like(n), images, heat, runner_up, heat, unmarked)
 
 
 def test_the_control_region_has_the_size_of_the_region_but_another_place() -> None:
@@ -157,8 +157,10 @@ def test_every_probe_gives_pictures_of_the_hosts_size(size: tuple[int, int]) -> 
     images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
     hosts = scenes(images, spot(1, 1, 3), spot(1, 2, 3))
     donors = scenes(images.flip(0), spot(6, 6, 3), spot(1, 2, 3))
-    everything = [*probes.GENERAL.values()]
-    everything += [probes.fixed("patch", cells) for cells in probes.edge_cells().values()]
+    everything = [*interventions.GENERAL.values()]
+    everything += [
+        interventions.fixed("patch", cells) for cells in interventions.edge_cells().values()
+    ]
     for probe in everything:
         for change in (probe.transplant, probe.remove, probe.erase or probe.remove):
             changed = change(hosts, donors)
@@ -174,10 +176,10 @@ def test_what_moves_lands_where_the_host_is_not_looked_at() -> None:
     donor[:, :, 48:56, 8:16] = 200
     hosts = scenes(white, spot(1, 1), spot(1, 1))
     donors = scenes(donor, spot(6, 1), spot(2, 5))
-    changed = probes.moving(0.25, stays=False).transplant(hosts, donors)
+    changed = interventions.moving(0.25, stays=False).transplant(hosts, donors)
     assert (changed == 200).sum() == 3 * 64  # the whole cue arrived
     assert (changed[:, :, :16, :16] == 255).all()  # and the host's object stayed
-    stayed = probes.moving(0.25, stays=True).transplant(hosts, donors)
+    stayed = interventions.moving(0.25, stays=True).transplant(hosts, donors)
     assert (stayed[:, :, 48:56, 8:16] == 200).all()
 
 
@@ -185,7 +187,7 @@ def test_the_background_leaves_the_hosts_object_and_brings_no_object() -> None:
     white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
     hosts = scenes(white, spot(1, 1), spot(1, 1))
     donors = scenes(torch.zeros_like(white), spot(6, 1), spot(4, 6))
-    changed = probes.background().transplant(hosts, donors)
+    changed = interventions.background().transplant(hosts, donors)
     assert (changed[:, :, 10:14, 10:14] == 255).all()
     assert (changed[:, :, 34:38, 50:54] == 255).all()
     assert (changed[:, :, 50:54, 10:14] == 0).all()

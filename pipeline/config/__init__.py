@@ -1,15 +1,6 @@
 """The settings: what stands in conf/ as dataclasses, and how they are filled and checked."""
 
-from pipeline.config.filling import (
-    ONE_OF,
-    conf_dir,
-    filled,
-    fingerprint,
-    leaves,
-    load,
-    result_settings,
-)
-from pipeline.config.keys import (
+from pipeline.config.settings import (
     AUTO,
     CHOICES,
     CHOSEN_BY,
@@ -29,13 +20,22 @@ from pipeline.config.keys import (
     Manifest,
     MlflowConfig,
     ModelConfig,
+    PartitionConfig,
     PreprocessConfig,
     RankConfig,
     RayExecutor,
     ReportConfig,
-    ShareConfig,
     TorchvisionDataset,
     ZooModel,
+)
+from pipeline.config.validate import (
+    ONE_OF,
+    conf_dir,
+    filled,
+    fingerprint,
+    leaves,
+    load,
+    result_settings,
 )
 
 __all__ = [
@@ -59,11 +59,11 @@ __all__ = [
     "Manifest",
     "MlflowConfig",
     "ModelConfig",
+    "PartitionConfig",
     "PreprocessConfig",
     "RankConfig",
     "RayExecutor",
     "ReportConfig",
-    "ShareConfig",
     "TorchvisionDataset",
     "ZooModel",
     "conf_dir",

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import cam
-from pipeline.cam import Layout
+from pipeline.cam import graph
+from pipeline.cam.graph import Layout
 from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.errors import ConfigError
-from pipeline.model import checkpoint, layer, network, preprocess, zoo
-from pipeline.model.built import Built
-from pipeline.model.network import Network
+from pipeline.model import backends, checkpoint, outputs, preprocess, target_layer
+from pipeline.model.loaded import LoadedModel
+from pipeline.model.outputs import LogitsModule
 from pipeline.model.preprocess import Preprocess
 
 
@@ -35,7 +35,7 @@ class Classifier:
     are), channels_last the memory format of the pictures.
     """
 
-    module: Network
+    module: LogitsModule
     layer_name: str
     layout: Layout
     preprocess: Preprocess
@@ -63,9 +63,9 @@ class Classifier:
         """(rows, columns) of the map."""
         return self.layout.rows, self.layout.columns
 
-    def cut_graph(self) -> AbstractContextManager[cam.Forward]:
+    def cut_graph(self) -> AbstractContextManager[graph.Forward]:
         """The model ready to be explained at its layer, as `cam.cut_graph`."""
-        return cam.cut_graph(self.module, self.layer, self.layout, self.trunk_dtype)
+        return graph.cut_graph(self.module, self.layer, self.layout, self.trunk_dtype)
 
     def input(self, images: Tensor) -> Tensor:
         """The model's float32 input (N, C, H, W) of pictures (N, 3, H, W) uint8."""
@@ -74,10 +74,10 @@ class Classifier:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities (N, K) of logits (N, K); softmax, or of each label by itself."""
-        return network.probabilities(logits, self.module.output)
+        return outputs.probabilities(logits, self.module.output)
 
 
-def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
+def load_classifier(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
     """Build the classifier of the settings and try it on one picture.
 
     Raises:
@@ -88,14 +88,14 @@ def load(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
     if config.checkpoint is not None:
         weights = checkpoint.read(config.checkpoint, trust=config.trust_checkpoint)
     torch.manual_seed(seed)  # random weights are the same on every resume
-    built = zoo.BUILDERS[config.kind](config, weights)
+    built = backends.BUILDERS[config.kind](config, weights)
     if weights is not None:
         checkpoint.fill(built.module, weights, str(config.checkpoint))
-    module = Network(built.module.to(device), config.output).eval()
+    module = LogitsModule(built.module.to(device), config.output).eval()
     fitting = _preprocess(config.preprocess, built)
     pictures = fitting.normalise(fitting.pattern().to(device))
     logits = _logits(module, pictures[:1])
-    target = layer.find(config.target_layer, module, pictures)
+    target = target_layer.find_target_layer(config.target_layer, module, pictures)
     return Classifier(
         module=module,
         layer_name=target.name,
@@ -119,7 +119,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _preprocess(wanted: PreprocessConfig, built: Built) -> Preprocess:
+def _preprocess(wanted: PreprocessConfig, built: LoadedModel) -> Preprocess:
     """What the settings say, and where they are silent, what the weights say."""
     says = built.preprocess
     sizes = (says.resize, says.crop)
@@ -134,7 +134,7 @@ def _preprocess(wanted: PreprocessConfig, built: Built) -> Preprocess:
 
 
 @torch.no_grad()
-def _logits(module: Network, images: Tensor) -> Tensor:
+def _logits(module: LogitsModule, images: Tensor) -> Tensor:
     """The model's logits (1, K) of one picture, which all others will resemble."""
     try:
         logits: Tensor = module(images)
@@ -145,7 +145,7 @@ def _logits(module: Network, images: Tensor) -> Tensor:
             f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
         ) from error
     shape = tuple(logits.shape)
-    if shape in ((1,), (1, 1)) and module.output != network.BINARY:
+    if shape in ((1,), (1, 1)) and module.output != outputs.BINARY:
         raise ConfigError(
             "the model's output is one logit per image; set model.output=binary if it tells two "
             "classes apart"
@@ -160,7 +160,7 @@ def _logits(module: Network, images: Tensor) -> Tensor:
 def _doubts(logits: Tensor, output: str) -> list[str]:
     """What looks wrong about the logits (1, K) of one picture."""
     sums_to_one = abs(float(logits.sum()) - 1) < 1e-3
-    if output == network.MULTICLASS and logits.min() >= 0 and sums_to_one:
+    if output == outputs.MULTICLASS and logits.min() >= 0 and sums_to_one:
         return [
             "the model's outputs look like probabilities; camaudit takes logits, so that every "
             "confidence will be too low"

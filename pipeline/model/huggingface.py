@@ -12,11 +12,11 @@ from torch import nn
 from pipeline.config import ZooModel
 from pipeline.errors import ConfigError, some, told
 from pipeline.model import checkpoint, image_processor
-from pipeline.model.built import Built, random_weights
 from pipeline.model.checkpoint import Weights
+from pipeline.model.loaded import LoadedModel, random_weights
 
 
-def build(config: ZooModel, weights: Weights | None) -> Built:
+def build(config: ZooModel, weights: Weights | None) -> LoadedModel:
     """The classifier in a folder of save_pretrained, or of that id on the Hub, in float32.
 
     Args:
@@ -45,7 +45,7 @@ def build(config: ZooModel, weights: Weights | None) -> Built:
     else:
         module = _pretrained(library, config.name, settings)
     says, note = image_processor.preprocess(library, config, settings)
-    return Built(module.float(), says, _class_names(settings), doubts + note)
+    return LoadedModel(module.float(), says, _class_names(settings), doubts + note)
 
 
 def _library() -> Any:

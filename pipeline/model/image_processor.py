@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import PreprocessConfig, ZooModel
 from pipeline.errors import ConfigError, told
-from pipeline.model.built import timm_preprocess
+from pipeline.model.loaded import timm_preprocess
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 FILES = ("preprocessor_config.json", "processor_config.json")

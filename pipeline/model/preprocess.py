@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from pipeline.decode import DecodeError
+from pipeline.data.decode import DecodeError
+from pipeline.data.pictures import Box, seen_box
 from pipeline.errors import ConfigError
-from pipeline.pictures import Box, seen_box
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report import charts
-from pipeline.report.studio import Image
+from pipeline.report.images import PictureFile
 from pipeline.report.words import percent, plural
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ class Changes:
     baseline: str
     accuracy: Row | None
     groups: list[Group]
-    chart: Image | None = None
+    chart: PictureFile | None = None
     chart_words: str = ""
 
     @property

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.report.studio import Image
+from pipeline.report.images import PictureFile
 
 INK, QUIET, LINE, ACCENT, BAD, SOFT = (
     "#22252b", "#5c626d", "#d6d2ca", "#2f5d8c", "#a8323a", "#8fa9c4",
@@ -54,7 +54,7 @@ FEW = 15
 Counts = NDArray[np.int64]
 
 
-def effect(folder: Path, name: str, finding: dict[str, Any]) -> Image:
+def effect(folder: Path, name: str, finding: dict[str, Any]) -> PictureFile:
     """What adding the cue of a finding does beside its control, and the interval of the difference.
 
     finding is a row of FINDINGS with an effect and a control.
@@ -75,7 +75,7 @@ def effect(folder: Path, name: str, finding: dict[str, Any]) -> Image:
         return _save(folder, name, figure)
 
 
-def confidences(folder: Path, name: str, right: Counts, wrong: Counts) -> Image:
+def confidences(folder: Path, name: str, right: Counts, wrong: Counts) -> PictureFile:
     """How many predictions of each confidence are right and wrong.
 
     Args:
@@ -98,7 +98,7 @@ def confidences(folder: Path, name: str, right: Counts, wrong: Counts) -> Image:
         return _save(folder, name, figure)
 
 
-def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> Image:
+def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> PictureFile:
     """A confusion matrix: rows are given labels, columns predictions, shares of the row.
 
     Args:
@@ -130,7 +130,7 @@ def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> 
         return _save(folder, name, figure)
 
 
-def accuracies(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> Image:
+def accuracies(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> PictureFile:
     """Accuracy of classes before and now, as arrows; rows of CHANGES about classes."""
     with _chart(6, 0.9 + 0.28 * len(rows)) as (figure, axis):
         for place, row in enumerate(rows):
@@ -173,7 +173,7 @@ def _short(name: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
-def _save(folder: Path, name: str, figure: Figure) -> Image:
+def _save(folder: Path, name: str, figure: Figure) -> PictureFile:
     """Write charts/NAME.svg, its colours as variables that the dark scheme sets anew."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -196,4 +196,4 @@ def _save(folder: Path, name: str, figure: Figure) -> Image:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"{head}{style}{svg}{rest}", encoding="utf-8")
     width, height = (round(side * DPI) for side in figure.get_size_inches())
-    return Image(f"charts/{name}.svg", width, height)
+    return PictureFile(f"charts/{name}.svg", width, height)

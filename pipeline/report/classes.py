@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.report import charts
-from pipeline.report.studio import Image, Studio
-from pipeline.report.survey import STATISTICS, Counts, Focus, Survey
+from pipeline.report.aggregates import STATISTICS, Aggregates, Counts, FocusSample
+from pipeline.report.images import PictureFile, ReportImages
 
 Row = dict[str, Any]
 
@@ -53,7 +53,7 @@ class ClassView:
 
     row: Row
     page: str
-    picture: Image | None
+    picture: PictureFile | None
     taken_for: list[Confusion]
     mistaken: list[Confusion]
     profile: list[Profile] = field(default_factory=list)
@@ -63,12 +63,14 @@ class ClassView:
 class Matrix:
     """The confusion matrix, of all classes or of those most confused, and the frequent pairs."""
 
-    chart: Image | None
+    chart: PictureFile | None
     shown: int
     pairs: list[Confusion]
 
 
-def views(rows: Sequence[Row], survey: Survey, focus: Focus, studio: Studio) -> list[ClassView]:
+def views(
+    rows: Sequence[Row], survey: Aggregates, focus: FocusSample, studio: ReportImages
+) -> list[ClassView]:
     """Every class, the least accurate first.
 
     Args:
@@ -97,7 +99,7 @@ def views(rows: Sequence[Row], survey: Survey, focus: Focus, studio: Studio) -> 
     ]
 
 
-def confusions(rows: Sequence[Row], survey: Survey) -> list[Confusion]:
+def confusions(rows: Sequence[Row], survey: Aggregates) -> list[Confusion]:
     """Pairs of label and another prediction, the most frequent first."""
     given = {row["class_index"]: row["n_label"] for row in rows}
     found = [
@@ -108,7 +110,7 @@ def confusions(rows: Sequence[Row], survey: Survey) -> list[Confusion]:
     return sorted(found, key=lambda each: (-each.number, each.label, each.pred))
 
 
-def matrix(rows: Sequence[Row], survey: Survey, folder: Path) -> Matrix:
+def matrix(rows: Sequence[Row], survey: Aggregates, folder: Path) -> Matrix:
     """The confusion matrix of the classes that have most to do with wrong predictions."""
     found = confusions(rows, survey)
     if not found:

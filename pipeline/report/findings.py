@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.report import charts
-from pipeline.report.studio import Image, Studio, View
-from pipeline.report.survey import Focus
+from pipeline.report.aggregates import FocusSample
+from pipeline.report.images import ImageView, PictureFile, ReportImages
 from pipeline.report.words import percent
 
 Row = dict[str, Any]
@@ -37,8 +37,8 @@ class Intervention:
     """A picture before and after, and what the model said (a row of INTERVENTIONS)."""
 
     row: Row
-    before: Image
-    after: Image
+    before: PictureFile
+    after: PictureFile
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Card:
     page: str
     members: list[Member]
     examples: list[Member]
-    chart: Image | None = None
+    chart: PictureFile | None = None
     chart_words: str = ""
-    mean: View | None = None
+    mean: ImageView | None = None
     interventions: Sequence[Intervention] = ()
 
 
@@ -80,9 +80,9 @@ def plain(findings: Sequence[Row], members: pa.Table) -> list[Card]:
 
 def drawn(
     cards: Sequence[Card],
-    studio: Studio,
+    studio: ReportImages,
     interventions: Sequence[Row],
-    focus: Focus,
+    focus: FocusSample,
     classes: dict[str, Row],
     ids: dict[int, str],
 ) -> list[Card]:
@@ -102,7 +102,7 @@ def drawn(
         if row["finding_id"] in shown:
             both = studio.intervention(number, row)
             of_finding.setdefault(row["finding_id"], []).append(Intervention(row, *both))
-    means: dict[str, View] = {}
+    means: dict[str, ImageView] = {}
     for name in {
         card.row["class_name"]: None for card in cards if card.row["class_name"] in classes
     }:
@@ -122,7 +122,7 @@ def drawn(
     ]
 
 
-def _chart(card: Card, studio: Studio) -> Image | None:
+def _chart(card: Card, studio: ReportImages) -> PictureFile | None:
     if card.row["effect"] is None or card.row["control"] is None:
         return None
     return charts.effect(studio.folder, f"finding-{Path(card.page).stem}", card.row)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report import charts
-from pipeline.report.studio import Image
-from pipeline.report.survey import Survey
+from pipeline.report.aggregates import Aggregates
+from pipeline.report.images import PictureFile
 from pipeline.report.words import NONE, percent, plural
-from pipeline.schema import Setup
+from pipeline.storage.run_setup import Setup
 
 Row = dict[str, Any]
 
@@ -21,7 +21,7 @@ GOOD, LOOK, NOTE = "good", "look", "note"
 
 
 @dataclass(frozen=True)
-class Told:
+class RunFacts:
     """What the run says of itself beside its tables: run.json and the settings of this report.
 
     seconds are per stage over all attempts; verification, engine and gate are those of run.json.
@@ -40,7 +40,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Check:
+class TrustCheck:
     """What was checked, its state and the outcome in words."""
 
     state: str
@@ -49,27 +49,27 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Overview:
+class OverviewSection:
     """All that the first section shows."""
 
-    told: Told
+    told: RunFacts
     verdict: str
     counts: dict[str, int]
     accuracy: float | None
-    checks: list[Check]
+    checks: list[TrustCheck]
     facts: dict[str, str]
-    chart: Image | None
+    chart: PictureFile | None
     chart_words: str
 
 
 def overview(
-    told: Told,
+    told: RunFacts,
     setup: Setup,
-    survey: Survey,
+    survey: Aggregates,
     findings: Sequence[Row],
     n_suspects: int,
     folder: Path,
-) -> Overview:
+) -> OverviewSection:
     """The first section.
 
     Args:
@@ -87,7 +87,7 @@ def overview(
     chart = (
         charts.confidences(folder, "confidence", survey.right, survey.wrong) if labelled else None
     )
-    return Overview(
+    return OverviewSection(
         told=told,
         verdict=verdict(counts, findings, n_suspects),
         counts=counts,
@@ -113,10 +113,10 @@ def verdict(counts: dict[str, int], findings: Sequence[Row], n_suspects: int) ->
 
 
 def _checks(
-    told: Told, setup: Setup, survey: Survey, accuracy: float | None, labelled: int
-) -> Iterator[Check]:
+    told: RunFacts, setup: Setup, survey: Aggregates, accuracy: float | None, labelled: int
+) -> Iterator[TrustCheck]:
     n_errors = sum(survey.reasons.values())
-    yield Check(
+    yield TrustCheck(
         LOOK if n_errors else GOOD,
         "Every image has a result",
         f"{survey.n_images:,} of {setup.n_images:,} were explained"
@@ -124,7 +124,7 @@ def _checks(
     )
     if accuracy is not None:
         confidence = survey.confidence / labelled
-        yield Check(
+        yield TrustCheck(
             NOTE,
             "Accuracy and confidence",
             f"{accuracy:.1%} of {plural(labelled, 'labelled image')} are right, at a mean "
@@ -133,7 +133,7 @@ def _checks(
     alike = told.verification.get("map_similarity_random_head")
     if alike is not None:
         hardly = any("hardly depend" in warning for warning in told.warnings)
-        yield Check(
+        yield TrustCheck(
             LOOK if hardly else GOOD,
             "The heatmaps depend on the model",
             f"with a random head they are others: rank correlation {alike:.2f}",
@@ -141,14 +141,14 @@ def _checks(
     false = told.verification.get("false_findings")
     if false:
         confirmed = told.verification.get("pseudo_classes_confirmed", 0)
-        yield Check(LOOK if confirmed else GOOD, "Findings can be trusted", false)
+        yield TrustCheck(LOOK if confirmed else GOOD, "Findings can be trusted", false)
     if told.gate:
         broken = [check["line"] for check in told.gate if check["broken"]]
         words = "; ".join(broken) or f"no limit is broken of {len(told.gate)} that are set"
-        yield Check(LOOK if broken else GOOD, "The gate", words)
+        yield TrustCheck(LOOK if broken else GOOD, "The gate", words)
     for name, agreement in told.engine.items():
         if isinstance(agreement, dict) and "top1" in agreement:
-            yield Check(
+            yield TrustCheck(
                 GOOD if told.engine.get("precision") == name else NOTE,
                 f"{name} beside float32",
                 f"{agreement['top1']:.1%} of the predictions and {agreement['cosine']:.4f} of the "
@@ -156,7 +156,7 @@ def _checks(
             )
 
 
-def _facts(told: Told, setup: Setup) -> dict[str, str]:
+def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
     """How the audit was made: name and value."""
     settings, decided = setup.settings, setup.decided
     dataset = [settings.get(f"dataset.{key}") for key in ("name", "path", "root", "factory")]
@@ -179,7 +179,7 @@ def _facts(told: Told, setup: Setup) -> dict[str, str]:
     }
 
 
-def _in_words(survey: Survey, accuracy: float | None, labelled: int) -> str:
+def _in_words(survey: Aggregates, accuracy: float | None, labelled: int) -> str:
     """The chart of confidences for who cannot see it."""
     if accuracy is None:
         return ""

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.analysis.ranking.decisions import PICTURE
 from pipeline.config import Config
-from pipeline.exports import FORMATS, Review
-from pipeline.ranking.decisions import PICTURE
 from pipeline.report import changes, classes, findings, overview, suspects
+from pipeline.report.aggregates import Aggregates, FocusSample
 from pipeline.report.classes import ClassView
+from pipeline.report.exports import FORMATS, Review
 from pipeline.report.findings import Card
-from pipeline.report.overview import Told
+from pipeline.report.images import MAPS, ImageView, ReportImages
+from pipeline.report.overview import RunFacts
 from pipeline.report.page import Pages
-from pipeline.report.studio import MAPS, Studio, View
-from pipeline.report.survey import Focus, Survey
 from pipeline.report.suspects import Suspect
-from pipeline.schema import Setup
-from pipeline.store import Rows
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.scan import Rows
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Tables:
+class ReportTables:
     """What the stages before have left."""
 
     setup: Setup
@@ -59,7 +59,7 @@ class Shown:
     the suspects with pictures, and what the rows of the parts say of all suspects.
     """
 
-    views: dict[str, View]
+    views: dict[str, ImageView]
     cards: list[Card]
     classes: list[ClassView]
     examples: dict[int, list[int]]
@@ -72,12 +72,14 @@ class Site:
     """All files of a report, drawn and written into the folder of the studio and the pages."""
 
     config: Config
-    tables: Tables
-    focus: Focus
-    studio: Studio
+    tables: ReportTables
+    focus: FocusSample
+    studio: ReportImages
     pages: Pages
 
-    def write(self, told: Told, survey: Survey, changed: tuple[pa.Table, str] | None) -> None:
+    def write(
+        self, told: RunFacts, survey: Aggregates, changed: tuple[pa.Table, str] | None
+    ) -> None:
         """Draw and write everything.
 
         Args:
@@ -115,7 +117,7 @@ class Site:
 
         return Review(self.config.run_id, tables.setup, tables.suspects, tables.rows, drawn)
 
-    def _drawn(self, survey: Survey) -> Shown:
+    def _drawn(self, survey: Aggregates) -> Shown:
         ranked = self.tables.suspects.to_pylist()
         first = ranked[: self.config.report.suspects]
         cards = findings.plain(self.tables.findings, self.tables.members)
@@ -140,14 +142,14 @@ class Site:
 
     def _views(
         self, first: list[Row], cards: list[Card], examples: dict[int, list[int]]
-    ) -> dict[str, View]:
+    ) -> dict[str, ImageView]:
         """Every image that is shown anywhere, drawn once."""
         index = {row["index"] for row in first}
         index.update(member.index for card in cards for member in card.examples)
         index.update(each for some in examples.values() for each in some)
         log.info("drawing %d images", len(index))
         wanted = np.array(sorted(index), np.int64)
-        drawn: dict[str, View] = {}
+        drawn: dict[str, ImageView] = {}
         for start in range(0, len(wanted), AT_ONCE):
             rows = self.tables.rows.at(wanted[start : start + AT_ONCE], DRAWN)
             drawn |= self.studio.views(rows.to_pylist())
@@ -225,8 +227,8 @@ class Site:
 
     def _write_index(
         self,
-        told: Told,
-        survey: Survey,
+        told: RunFacts,
+        survey: Aggregates,
         changed: tuple[pa.Table, str] | None,
         shown: Shown,
         common: dict[str, Any],

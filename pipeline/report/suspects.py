@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.ranking.decisions import PICTURE
+from pipeline.analysis.ranking.decisions import PICTURE
+from pipeline.report.aggregates import STATISTICS, FocusSample
 from pipeline.report.classes import known
-from pipeline.report.studio import View
-from pipeline.report.survey import STATISTICS, Focus
-from pipeline.schema import Setup
+from pipeline.report.images import ImageView
+from pipeline.storage.run_setup import Setup
 
 Row = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Suspect:
     """
 
     row: Row
-    view: View
+    view: ImageView
     path: str
     details: Row
     probabilities: list[Probability]
@@ -73,8 +73,8 @@ class Suspect:
 def gathered(
     suspects: Sequence[Row],
     details: dict[int, Row],
-    views: dict[str, View],
-    focus: Focus,
+    views: dict[str, ImageView],
+    focus: FocusSample,
     setup: Setup,
     path: Callable[[str], str | None],
 ) -> Iterator[Suspect]:
@@ -119,7 +119,7 @@ def _probabilities(row: Row, detail: Row, names: list[str]) -> Iterator[Probabil
         yield Probability(row["label"], float(detail["label_prob"]), given=True)
 
 
-def _measured(detail: Row, class_index: int, focus: Focus) -> Iterator[Measured]:
+def _measured(detail: Row, class_index: int, focus: FocusSample) -> Iterator[Measured]:
     sample, quantiles = focus.of_class(class_index), focus.quantiles(class_index)
     for column, name in enumerate(STATISTICS):
         usual, value = known(quantiles[column]), detail[name]

@@ -9,15 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline import columns, drift, store
-from pipeline.comparison import Tables, compare, images
+from pipeline.analysis.compare import drift
+from pipeline.analysis.compare.changes import ComparedTables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.ops import Journal
-from pipeline.schema import CHANGES, FOCUS
+from pipeline.run.state import Journal
+from pipeline.storage import arrays, parquet, run_folder
 from pipeline.storage.files import remove
-from pipeline.storage.places import place
-from pipeline.store import RunFolder
+from pipeline.storage.paths import to_path
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.sample import sample_per_class
+from pipeline.storage.schema import CHANGES, FOCUS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def run(config: Config, _journal: Journal) -> None:
     if config.baseline is None:
         remove(here.analysis("changes"))
         return
-    there = RunFolder(place(config.baseline))
+    there = RunFolder(to_path(config.baseline))
     if here.path.resolve() == there.path.resolve():
         raise ConfigError(f"baseline: {there.path} is this run itself")
     before, now = _tables(there), _tables(here)
@@ -48,12 +50,12 @@ def run(config: Config, _journal: Journal) -> None:
         [
             compare(before, now, config.analysis.fdr),
             _drifts(config, there, here),
-            images(store.planned(there), store.planned(here)),
+            images(run_folder.planned(there), run_folder.planned(here)),
         ]
     )
     log.info("against %s: %s", there.path, _in_short(changes))
     changes = changes.replace_schema_metadata({METADATA_KEY: str(there.path).encode()})
-    store.write(changes, here.analysis("changes"))
+    parquet.write(changes, here.analysis("changes"))
 
 
 def _drifts(config: Config, *runs: RunFolder) -> pa.Table:
@@ -63,14 +65,14 @@ def _drifts(config: Config, *runs: RunFolder) -> pa.Table:
     return pa.Table.from_pylist(rows, CHANGES)
 
 
-def _focus(run: RunFolder, per_class: int, seed: int) -> drift.Sample:
+def _focus(run: RunFolder, per_class: int, seed: int) -> drift.FocusOfRun:
     """Focus statistics of some images of each predicted class; the same ones, if none changed."""
-    rows = store.rows(run, store.read_plan(run, []).setup)
+    rows = run_folder.rows(run, run_folder.read_plan(run, []).setup)
     table = rows.to_table(columns=["index", "pred_index"], filter=ds.field("status") == "ok")
-    chosen = columns.sample(columns.classes(table, "pred_index"), per_class, seed)
-    some = rows.at(columns.classes(table, "index")[chosen], ["pred", *FOCUS])
-    values = np.stack([columns.numbers(some, name) for name in FOCUS], axis=1)
-    return drift.Sample(values, np.array(some["pred"].to_pylist(), object))
+    chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
+    some = rows.at(arrays.classes(table, "index")[chosen], ["pred", *FOCUS])
+    values = np.stack([arrays.numbers(some, name) for name in FOCUS], axis=1)
+    return drift.FocusOfRun(values, np.array(some["pred"].to_pylist(), object))
 
 
 def _in_short(changes: pa.Table) -> str:
@@ -82,5 +84,7 @@ def _in_short(changes: pa.Table) -> str:
     return ", ".join(told) or "nothing changed"
 
 
-def _tables(run: RunFolder) -> Tables:
-    return Tables(*(store.read(run.analysis(name)) for name in ("findings", "suspects", "classes")))
+def _tables(run: RunFolder) -> ComparedTables:
+    return ComparedTables(
+        *(parquet.read(run.analysis(name)) for name in ("findings", "suspects", "classes"))
+    )

@@ -12,13 +12,15 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pipeline import columns, store
+from pipeline.analysis.shortcuts import candidates, class_sample, metadata
+from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.config import Config
-from pipeline.ops import Journal
-from pipeline.schema import CANDIDATES, FOCUS, Setup, classes_schema
-from pipeline.shortcuts import candidates, metadata, sample
-from pipeline.shortcuts.sample import Sample
-from pipeline.store import Rows, RunFolder
+from pipeline.run.state import Journal
+from pipeline.storage import arrays, parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.scan import Rows
+from pipeline.storage.schema import CANDIDATES, FOCUS, classes_schema
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +39,19 @@ def run(config: Config, _journal: Journal) -> None:
         NotFinished: where parts are missing.
     """
     folder = RunFolder(config.folder)
-    setup = store.read_plan(folder, []).setup
-    rows = store.rows(folder, setup)
-    store.write(class_table(rows, setup), folder.analysis("classes"))
-    drawn = sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
+    setup = run_folder.read_plan(folder, []).setup
+    rows = run_folder.rows(folder, setup)
+    parquet.write(class_table(rows, setup), folder.analysis("classes"))
+    drawn = class_sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
     everyone = np.random.default_rng(config.seed).permutation(len(drawn.index))[:MOST_OTHERS]
     found = [
         candidate
         for class_index in np.unique(drawn.classes)
         for candidate in _candidates(config, setup, drawn, everyone, int(class_index))
     ]
-    found += _of_metadata(config, setup, store.planned(folder), rows)
+    found += _of_metadata(config, setup, run_folder.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
-    store.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
+    parquet.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
 
 def class_table(rows: Rows, setup: Setup) -> pa.Table:
@@ -63,7 +65,7 @@ def class_table(rows: Rows, setup: Setup) -> pa.Table:
     means = _Means(n_classes, len(MEANS) + cells)
     read = ["label_index", "pred_index", "heatmap_max", "heatmap", *MEANS]
     for batch in _many(rows.to_batches(columns=read, filter=OK)):
-        predicted, label = (columns.classes(batch, name) for name in ("pred_index", "label_index"))
+        predicted, label = (arrays.classes(batch, name) for name in ("pred_index", "label_index"))
         dead = batch["heatmap_max"].to_numpy() == 0
         for name, classes in (
             ("n_label", label[label >= 0]),
@@ -73,7 +75,7 @@ def class_table(rows: Rows, setup: Setup) -> pa.Table:
         ):
             counts[name] += np.bincount(classes, minlength=n_classes)
         maps = batch["heatmap"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        numbers = [columns.numbers(batch, name) for name in MEANS]
+        numbers = [arrays.numbers(batch, name) for name in MEANS]
         means.add(predicted, np.column_stack([*numbers, maps.reshape(len(predicted), cells)]))
     return _as_table(setup, counts, means.values())
 
@@ -140,7 +142,7 @@ def _as_table(
 def _candidates(
     config: Config,
     setup: Setup,
-    drawn: Sample,
+    drawn: ClassSample,
     everyone: NDArray[np.int64],
     class_index: int,
 ) -> Iterable[dict[str, Any]]:

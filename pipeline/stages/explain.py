@@ -22,14 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import dataset, engine, rows, share, store, summary
-from pipeline.batching import Halving
 from pipeline.config import AUTO, Config
-from pipeline.dataset import Batch
-from pipeline.executors import Advance, Task, Work
-from pipeline.job import Job, KnownShards, join, prepare, retried
-from pipeline.ops import Journal, progress
-from pipeline.rows import Explained, by_shard
+from pipeline.data.loader import Batch, load_images, n_loader_processes, plan_batches
+from pipeline.engine import inference
+from pipeline.engine.batch_size import RetryOnOutOfMemory
+from pipeline.run import checks, partition, shard_table
+from pipeline.run.executors import Advance, Task, Work
+from pipeline.run.monitoring.progress import progress_bar
+from pipeline.run.shard_table import ShardBuffer, by_shard
+from pipeline.run.state import Journal
+from pipeline.run.worker import KnownShards, ShardWorker, join, prepare, retried
+from pipeline.storage import run_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ def run(config: Config, journal: Journal) -> None:
     """
     job = prepare(config, journal)
     setup = job.plan.setup
-    mine = share.of(config.shard).shards(setup.n_shards)
-    missing = store.verify(job.run, setup, mine)
+    mine = partition.partition_of(config.shard).shards(setup.n_shards)
+    missing = run_folder.verify(job.run, setup, mine)
     if config.retry_errors:
         missing = retried(job, missing, mine)
     planned = sum(len(setup.rows(shard)) for shard in missing)
@@ -57,20 +60,20 @@ def run(config: Config, journal: Journal) -> None:
     if planned > todo:
         log.info("%d more are as they were; their rows are taken over", planned - todo)
     if missing:
-        execute = importlib.import_module(f"pipeline.executors.{config.executor.name}").run
+        execute = importlib.import_module(f"pipeline.run.executors.{config.executor.name}").run
         task = Task(
             here=partial(explain_shards, job),
             elsewhere=partial(_joined, replace(config, device=job.device.type), job.known),
-            missing=partial(store.missing_shards, job.run, setup),
+            missing=partial(run_folder.missing_shards, job.run, setup),
             device=job.device.type,
         )
         begun = time.perf_counter()
-        with progress(todo + done, done) as advance:
+        with progress_bar(todo + done, done) as advance:
             execute(config.executor, task, missing, advance)
         journal.attempt.images = todo
         journal.attempt.images_per_second = round(todo / (time.perf_counter() - begun), 2)
     if len(mine) == setup.n_shards:
-        summary.review(job.run, setup, journal)
+        checks.review(job.run, setup, journal)
 
 
 def _joined(config: Config, known: KnownShards, cores: int) -> Work:
@@ -82,39 +85,41 @@ def _joined(config: Config, known: KnownShards, cores: int) -> Work:
     return partial(explain_shards, join(replace(config, loader=loaders), known))
 
 
-def explain_shards(job: Job, shards: list[int], advance: Advance) -> None:
+def explain_shards(job: ShardWorker, shards: list[int], advance: Advance) -> None:
     """Compute shards and commit each when the last of its images is done."""
     setup, classifier = job.plan.setup, job.classifier
     wanted = {shard: job.wanted(shard) for shard in shards}
-    loader = dataset.load(
+    loader = load_images(
         job.source.read,
         classifier.preprocess.fit,
-        dataset.batches(wanted, setup),
-        dataset.workers(job.config.loader.num_workers),
+        plan_batches(wanted, setup),
+        n_loader_processes(job.config.loader.num_workers),
         pin=job.device.type == "cuda",
         timeout=job.config.data.timeout,
     )
-    labels = job.plan.table["label_index"].fill_null(engine.NO_LABEL).to_numpy()
+    labels = job.plan.table["label_index"].fill_null(inference.NO_LABEL).to_numpy()
     how = job.config.cam
-    open_shards: dict[int, Explained] = {}
+    open_shards: dict[int, ShardBuffer] = {}
     with (
-        engine.explaining(classifier, how.method, how.embedding_dim, setup.batch_size) as explain,
+        inference.explaining(
+            classifier, how.method, how.embedding_dim, setup.batch_size
+        ) as explain,
         _in_background() as commit,
     ):
         for shard in [shard for shard, positions in wanted.items() if not positions]:
-            commit(partial(_commit, job, shard, Explained([])))
+            commit(partial(_commit, job, shard, ShardBuffer([])))
         for batch in loader:
             columns = _columns(job.device, batch, labels, explain)
-            for shard, own, rows in by_shard(batch, columns, setup.shard_size):
-                explained = open_shards.setdefault(shard, Explained(wanted[shard]))
-                explained.add(own, rows)
+            for shard, own, shard_table in by_shard(batch, columns, setup.shard_size):
+                explained = open_shards.setdefault(shard, ShardBuffer(wanted[shard]))
+                explained.add(own, shard_table)
                 if explained.is_full:
                     commit(partial(_commit, job, shard, open_shards.pop(shard)))
             advance(len(batch.indices) + len(batch.errors))
 
 
 def _columns(
-    device: torch.device, batch: Batch, labels: NDArray[np.int32], explain: Halving
+    device: torch.device, batch: Batch, labels: NDArray[np.int32], explain: RetryOnOutOfMemory
 ) -> dict[str, Tensor]:
     """A batch through the model; what it gives may still be on its way on the device."""
     if not batch.indices:
@@ -142,10 +147,10 @@ def _in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
             work.result()
 
 
-def _commit(job: Job, shard: int, explained: Explained) -> None:
+def _commit(job: ShardWorker, shard: int, explained: ShardBuffer) -> None:
     planned, known = job.planned(shard), job.known_of(shard)
     computed = np.isin(planned["index"].to_numpy(), explained.positions)
-    table = rows.shard_table(planned.filter(pa.array(computed)), explained, job.plan.setup)
+    table = shard_table.build_table(planned.filter(pa.array(computed)), explained, job.plan.setup)
     if known is not None and not computed.all():
         table = pa.concat_tables([table, known.take(planned).cast(table.schema)]).sort_by("index")
-    store.commit_part(job.run, job.plan.setup, shard, table)
+    run_folder.commit_part(job.run, job.plan.setup, shard, table)

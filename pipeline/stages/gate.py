@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline import gate, store
+from pipeline.analysis import gate
+from pipeline.analysis.gate import Found
 from pipeline.config import Config
-from pipeline.gate import Found
-from pipeline.ops import Journal
+from pipeline.run.state import Journal
 from pipeline.stages.rank import KINDS_KEY
-from pipeline.store import RunFolder
+from pipeline.storage import parquet
+from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ def found(config: Config, journal: Journal) -> Found:
         NotFinished: where one of them is not there.
     """
     folder, counts = RunFolder(config.folder), journal.counts
-    verdicts = store.read(folder.analysis("findings"), ["verdict"])["verdict"].to_pylist()
-    suspects = store.read(folder.analysis("suspects"), ["kind"])
+    verdicts = parquet.read(folder.analysis("findings"), ["verdict"])["verdict"].to_pylist()
+    suspects = parquet.read(folder.analysis("suspects"), ["kind"])
     labelled = counts.get("labelled", 0)
     changes: dict[str, Any] = _changes(folder) if config.baseline else {}
     return Found(
@@ -58,7 +59,7 @@ def found(config: Config, journal: Journal) -> Found:
 
 def _changes(folder: RunFolder) -> dict[str, Any]:
     """What changed against the baseline."""
-    table = store.read(folder.analysis("changes"))
+    table = parquet.read(folder.analysis("changes"))
     rows = table.filter(pc.field("subject") != "image").to_pylist()
     kinds = Counter((row["subject"], row["change"]) for row in rows)
     accuracy = next((row for row in rows if row["subject"] == "run"), None)

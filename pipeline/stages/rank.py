@@ -16,16 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline import columns, store
-from pipeline.columns import NO_CLASS
+from pipeline.analysis.ranking import (
+    decisions,
+    focus_outliers,
+    label_errors,
+    linear_probe,
+    members,
+    suspects,
+)
+from pipeline.analysis.ranking.focus_outliers import Usual
+from pipeline.analysis.ranking.label_errors import Labels, Pool
+from pipeline.analysis.ranking.suspects import Evidence, Leaders
 from pipeline.config import Config
-from pipeline.ops import Journal
-from pipeline.ranking import decisions, focus_outliers, label_errors, members, probe, suspects
-from pipeline.ranking.focus_outliers import Usual
-from pipeline.ranking.label_errors import Labels, Pool
-from pipeline.ranking.suspects import Evidence, Leaders
-from pipeline.schema import Setup
-from pipeline.store import Rows, RunFolder
+from pipeline.run.state import Journal
+from pipeline.storage import arrays, parquet, run_folder
+from pipeline.storage.arrays import NO_CLASS
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.sample import sample_per_class
+from pipeline.storage.scan import Rows
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +57,13 @@ def run(config: Config, _journal: Journal) -> None:
     """
     folder = RunFolder(config.folder)
     decided = decisions.read(config.rank.decisions)
-    setup = store.read_plan(folder, []).setup
-    rows = store.rows(folder, setup)
+    setup = run_folder.read_plan(folder, []).setup
+    rows = run_folder.rows(folder, setup)
     evidence = Evidence(
         learn_labels(rows, setup, config.seed),
         learn_focus(rows, setup, config.analysis.sample_per_class, config.seed),
         members.gathered(
-            store.read(folder.analysis("members")), store.read(folder.analysis("findings"))
+            parquet.read(folder.analysis("members")), parquet.read(folder.analysis("findings"))
         ),
     )
     most = config.analysis.max_suspects
@@ -64,22 +73,22 @@ def run(config: Config, _journal: Journal) -> None:
         scores = evidence.scores(batch)
         kinds.update(suspects.kinds(scores))
         score = scores.max(axis=1)
-        leaders.add(columns.classes(batch, "index"), score, columns.numbers(batch, "loss"))
+        leaders.add(arrays.classes(batch, "index"), score, arrays.numbers(batch, "loss"))
     kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS, *decisions.PICTURE])
     ranked = suspects.table(leaders, kept, evidence)
     pictures = kept.select(["index", *decisions.PICTURE])
     reviewed = decisions.apply(ranked, pictures, decided, _planned(folder, decided), most)
     kinds.subtract(decisions.left_out(ranked, reviewed.decisions))
     counts = {KINDS_KEY: json.dumps(kinds).encode()}
-    store.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
-    store.write(reviewed.decisions, folder.analysis("decisions"))
+    parquet.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
+    parquet.write(reviewed.decisions, folder.analysis("decisions"))
     _tell(reviewed.decisions)
 
 
 def _planned(run: RunFolder, decided: dict[str, decisions.Row]) -> pa.ChunkedArray:
     """Those ids of images that were decided on which are in the plan."""
     wanted = ds.field("image_id").isin(pa.array(decided, pa.string()))
-    return store.planned(run).to_table(columns=["image_id"], filter=wanted)["image_id"]
+    return run_folder.planned(run).to_table(columns=["image_id"], filter=wanted)["image_id"]
 
 
 def _tell(reviewed: pa.Table) -> None:
@@ -92,13 +101,13 @@ def _tell(reviewed: pa.Table) -> None:
 
 def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
     """Probes from all labels of a run, and the pool from a sample of them."""
-    fold = probe.folds(setup.n_images, seed)
-    moments = probe.Moments(len(setup.class_names), setup.embedding_dim)
+    fold = linear_probe.folds(setup.n_images, seed)
+    moments = linear_probe.Moments(len(setup.class_names), setup.embedding_dim)
     labelled = [np.zeros(0, np.int64)]
     for batch in _batches(rows, setup, ["index", "label_index", "loss", "features"]):
-        features = columns.vectors(batch, "features", setup.embedding_dim)
-        labels, index = (columns.classes(batch, name) for name in ("label_index", "index"))
-        weights = label_errors.trust(columns.numbers(batch, "loss"), len(setup.class_names))
+        features = arrays.vectors(batch, "features", setup.embedding_dim)
+        labels, index = (arrays.classes(batch, name) for name in ("label_index", "index"))
+        weights = label_errors.trust(arrays.numbers(batch, "loss"), len(setup.class_names))
         labelled.append(index[labels != NO_CLASS])
         use = (labels != NO_CLASS) & features.any(axis=1)
         moments.add(features[use], labels[use], weights[use], fold[index][use])
@@ -111,8 +120,8 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
 def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
     """What is usual in each predicted class, from a sample of its images."""
     table = rows.to_table(columns=["index", "pred_index"], filter=OK)
-    chosen = columns.sample(columns.classes(table, "pred_index"), per_class, seed)
-    index = columns.classes(table, "index")[chosen]
+    chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
+    index = arrays.classes(table, "index")[chosen]
     sample = rows.at(index, ["pred_index", *focus_outliers.WORDS])
     return focus_outliers.learn(*suspects.focus(sample), len(setup.class_names), table.num_rows)
 

@@ -19,20 +19,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import pictures, store
 from pipeline.config import Config
+from pipeline.data.datasets import open_source
+from pipeline.data.pictures import Rgb
 from pipeline.errors import AuditError, DataError
-from pipeline.ops import Journal, versions
-from pipeline.pictures import Rgb
-from pipeline.report import survey
-from pipeline.report.overview import Told
+from pipeline.report import aggregates, overlay
+from pipeline.report.images import Read, ReportImages
+from pipeline.report.overview import RunFacts
 from pipeline.report.page import Pages
-from pipeline.report.site import Site, Tables
-from pipeline.report.studio import Read, Studio
-from pipeline.sources import open_source
+from pipeline.report.site import ReportTables, Site
+from pipeline.run.state import Journal
+from pipeline.run.versions import versions
 from pipeline.stages.compare import METADATA_KEY
-from pipeline.storage import files, places
-from pipeline.store import RunFolder
+from pipeline.storage import files, parquet, paths, run_folder
+from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,15 @@ def run(config: Config, journal: Journal) -> None:
         ConfigError: an unknown colour map.
         NotFinished: where a stage before has not run, with a baseline compare as well.
     """
-    pictures.colormap_code(config.report.colormap)
+    overlay.colormap_code(config.report.colormap)
     folder = RunFolder(config.folder)
     tables = _tables(folder)
-    found = survey.survey(tables.rows)
-    focus = survey.focus(tables.rows, tables.setup, config.analysis.sample_per_class, config.seed)
+    found = aggregates.aggregate(tables.rows)
+    focus = aggregates.focus(
+        tables.rows, tables.setup, config.analysis.sample_per_class, config.seed
+    )
     with replacing(folder.report) as draft:
-        studio = Studio(draft, config.report, tables.setup, reader(config))
+        studio = ReportImages(draft, config.report, tables.setup, reader(config))
         site = Site(config, tables, focus, studio, Pages(draft))
         site.write(told(config, journal), found, _changes(config, folder))
 
@@ -63,7 +65,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Into a bucket it is brought file by file, the first page last.
     """
-    if places.is_remote(folder):
+    if paths.is_remote(folder):
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)
             files.upload(Path(made), folder, last="index.html")
@@ -106,14 +108,14 @@ def reader(config: Config) -> Read:
     return read
 
 
-def told(config: Config, journal: Journal) -> Told:
+def told(config: Config, journal: Journal) -> RunFacts:
     """What the run says of itself, over all attempts."""
     attempts = [*journal.attempts, asdict(journal.attempt)]
     seconds = Counter[str]()
     for attempt in attempts:
         seconds.update(attempt["seconds"])
     speeds = [attempt["images_per_second"] for attempt in attempts]
-    return Told(
+    return RunFacts(
         run_id=config.run_id,
         date=f"{datetime.fromisoformat(journal.attempt.started):%Y-%m-%d %H:%M %Z}",
         warnings=journal.warnings,
@@ -127,22 +129,22 @@ def told(config: Config, journal: Journal) -> Told:
     )
 
 
-def _tables(folder: RunFolder) -> Tables:
-    setup = store.read_plan(folder, columns=[]).setup
+def _tables(folder: RunFolder) -> ReportTables:
+    setup = run_folder.read_plan(folder, columns=[]).setup
     optional = {
-        name: store.read(folder.analysis(name)).to_pylist()
+        name: parquet.read(folder.analysis(name)).to_pylist()
         if files.is_file(folder.analysis(name))
         else []  # of a run that an earlier version verified and ranked
         for name in ("interventions", "decisions")
     }
-    return Tables(
+    return ReportTables(
         setup=setup,
-        rows=store.rows(folder, setup),
-        findings=store.read(folder.analysis("findings")).to_pylist(),
-        members=store.read(folder.analysis("members")),
-        suspects=store.read(folder.analysis("suspects")),
-        classes=store.read(folder.analysis("classes")).to_pylist(),
-        n_candidates=store.read(folder.analysis("candidates"), ["candidate_id"]).num_rows,
+        rows=run_folder.rows(folder, setup),
+        findings=parquet.read(folder.analysis("findings")).to_pylist(),
+        members=parquet.read(folder.analysis("members")),
+        suspects=parquet.read(folder.analysis("suspects")),
+        classes=parquet.read(folder.analysis("classes")).to_pylist(),
+        n_candidates=parquet.read(folder.analysis("candidates"), ["candidate_id"]).num_rows,
         **optional,
     )
 
@@ -151,6 +153,6 @@ def _changes(config: Config, folder: RunFolder) -> tuple[pa.Table, str] | None:
     """CHANGES and the baseline's folder, None without a baseline."""
     if config.baseline is None and not files.is_file(folder.analysis("changes")):
         return None
-    table = store.read(folder.analysis("changes"))
+    table = parquet.read(folder.analysis("changes"))
     baseline = (table.schema.metadata or {}).get(METADATA_KEY, b"").decode()
     return table, baseline

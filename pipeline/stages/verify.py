@@ -30,20 +30,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import model, precision, store
+from pipeline.analysis.shortcuts import class_sample
+from pipeline.analysis.shortcuts.candidates import METADATA
+from pipeline.analysis.verification import findings, random_head
+from pipeline.analysis.verification.candidate_tester import CandidateTester
+from pipeline.analysis.verification.intervention_runner import InterventionRunner
+from pipeline.analysis.verification.tested_candidate import TestedCandidate, set_hurdles
 from pipeline.config import Config
+from pipeline.data.datasets import open_source
+from pipeline.engine import precision
 from pipeline.errors import ConfigError
+from pipeline.model.classifier import load_classifier
 from pipeline.model.device import pick_device
-from pipeline.ops import Journal
-from pipeline.proof import findings, sanity
-from pipeline.proof.bench import Bench
-from pipeline.proof.case import Case, set_hurdles
-from pipeline.proof.examiner import Examiner
-from pipeline.schema import FINDINGS, INTERVENTIONS, MEMBERS, Setup
-from pipeline.shortcuts import sample
-from pipeline.shortcuts.candidates import METADATA
-from pipeline.sources import open_source
-from pipeline.store import Rows, RunFolder
+from pipeline.run.state import Journal
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.scan import Rows
+from pipeline.storage.schema import FINDINGS, INTERVENTIONS, MEMBERS
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +63,20 @@ def run(config: Config, journal: Journal) -> None:
         NotFinished: where discover has not run.
     """
     folder = RunFolder(config.folder)
-    candidates = store.read(folder.analysis("candidates")).to_pylist()
-    setup = store.read_plan(folder, []).setup
-    images = store.rows(folder, setup)
+    candidates = parquet.read(folder.analysis("candidates")).to_pylist()
+    setup = run_folder.read_plan(folder, []).setup
+    images = run_folder.rows(folder, setup)
     cases = _cases(config, setup, images, candidates, journal)
     about = (partial(_names, images), setup.class_names)
     told = findings.tables(config.analysis, cases, *about)
     told["findings"] += findings.of_metadata(candidates)
     for name, schema in SCHEMAS.items():
-        store.write(pa.Table.from_pylist(told[name], schema), folder.analysis(name))
+        parquet.write(pa.Table.from_pylist(told[name], schema), folder.analysis(name))
 
 
 def _cases(
     config: Config, setup: Setup, images: Rows, rows: list[dict[str, Any]], journal: Journal
-) -> list[Case]:
+) -> list[TestedCandidate]:
     """Every candidate, screened, and tried where that is worth it."""
     by_class: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
@@ -80,8 +84,8 @@ def _cases(
             by_class.setdefault(row["class_index"], []).append(row)
     if not by_class:
         return []
-    drawn = sample.draw(images, setup, config.analysis.sample_per_class, config.seed)
-    examiner = Examiner(_bench(config, setup), drawn, config.analysis, config.seed)
+    drawn = class_sample.draw(images, setup, config.analysis.sample_per_class, config.seed)
+    examiner = CandidateTester(_bench(config, setup), drawn, config.analysis, config.seed)
     _check_maps(examiner, config.seed, journal)
     screened = {own: examiner.screen(own, candidates) for own, candidates in by_class.items()}
     cases = list(itertools.chain.from_iterable(screened.values()))
@@ -92,18 +96,20 @@ def _cases(
     return cases
 
 
-def _check_maps(examiner: Examiner, seed: int, journal: Journal) -> None:
+def _check_maps(examiner: CandidateTester, seed: int, journal: Journal) -> None:
     """Warn where the maps would be nearly the same, were the model's head another one."""
-    alike = sanity.similarity(examiner.bench, examiner.pool.screening, seed)
+    alike = random_head.similarity(examiner.bench, examiner.pool.screening, seed)
     journal.verification["map_similarity_random_head"] = alike
-    if alike is not None and alike > sanity.HARDLY:
+    if alike is not None and alike > random_head.HARDLY:
         journal.warn(
             f"the heatmaps hardly depend on the model's head (rank correlation {alike:.2f} with "
             "those of a random one): they show where the layer is active, not what it decides by"
         )
 
 
-def _tell(cases: list[Case], examiner: Examiner, config: Config, journal: Journal) -> None:
+def _tell(
+    cases: list[TestedCandidate], examiner: CandidateTester, config: Config, journal: Journal
+) -> None:
     """Log and keep what this run's verdicts are worth, and what they cost."""
     found, tried = findings.false_alarms([*cases, *examiner.chance], config.analysis)
     expected = findings.expectation(found, tried)
@@ -123,13 +129,13 @@ def _names(images: Rows, index: list[int]) -> dict[int, str]:
     return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
 
 
-def _bench(config: Config, setup: Setup) -> Bench:
+def _bench(config: Config, setup: Setup) -> InterventionRunner:
     device = pick_device(config.device)
-    classifier = model.load(config.model, device, config.seed)
+    classifier = load_classifier(config.model, device, config.seed)
     if classifier.fingerprint != setup.decided["model.fingerprint"]:
         raise ConfigError(
             "the model is not the one that was explained; run the explain stage first"
         )
     source = open_source(config.dataset, config.data.max_pixels)
     ready = precision.as_decided(classifier, setup.decided)
-    return Bench(ready, source.read, config.cam.method)
+    return InterventionRunner(ready, source.read, config.cam.method)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.storage.places import PUT, RULES, filesystem, is_remote, key_of, protocol_of, reason
+from pipeline.storage.paths import PUT, RULES, filesystem, is_remote, key_of, protocol_of, reason
 
 SIDE_BY_SIDE = 32
 """Requests at a time where there are many small ones."""

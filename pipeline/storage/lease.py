@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import ConfigError, NotFinished, Superseded
-from pipeline.storage import files, places
+from pipeline.storage import files, paths
 from pipeline.storage.files import StoreError
 
 log = logging.getLogger(__name__)
@@ -171,16 +171,16 @@ def _create(lease: Lease) -> bool:
     Raises:
         StoreError: there is none, and none can be made.
     """
-    store, key = places.filesystem(lease.path), places.key_of(lease.path)
+    store, key = paths.filesystem(lease.path), paths.key_of(lease.path)
     try:
-        if places.RULES[str(places.protocol_of(lease.path))] == places.PUT:
+        if paths.RULES[str(paths.protocol_of(lease.path))] == paths.PUT:
             store.pipe_file(key, lease.content(), mode="create")
         else:
             _create_by_rename(store, key, lease)
     except Exception as error:
         found = _read(lease.path)
         if not found:
-            raise StoreError(f"{lease.run}: {places.reason(error)}") from error
+            raise StoreError(f"{lease.run}: {paths.reason(error)}") from error
         return found.get("token") == lease.token  # made by a request whose answer was lost
     lease.renewed = time.monotonic()
     return True

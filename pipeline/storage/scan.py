@@ -15,9 +15,9 @@ import pyarrow.fs
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.storage import files, tables
+from pipeline.storage import files, parquet
 from pipeline.storage.files import StoreError
-from pipeline.storage.places import filesystem, is_remote
+from pipeline.storage.paths import filesystem, is_remote
 
 PARTS_AHEAD = 16
 """Parts that may be in memory while rows are scanned."""
@@ -90,7 +90,7 @@ class Rows:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:  # they do not say which file
             for part in self.parts:
-                tables.read(part)
+                parquet.read(part)
             raise DataError(f"{self.parts[0].parent} cannot be read: {error}") from error
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 
-from pipeline.commands.export import main
-from pipeline.exports import FORMATS, open_review
-from pipeline.store import RunFolder
+from pipeline.cli.export import main
+from pipeline.report.exports import FORMATS, open_review
+from pipeline.storage.run_folder import RunFolder
 
 
 def export(arguments: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""From a dataset to pictures in batches: sources, decoding, the loader."""

@@ -1,0 +1,99 @@
+"""From a source to a plan of shards, and from the plan to batches."""
+
+from __future__ import annotations
+
+from pipeline.data.source import describe as describe  # noqa: PLC0414 - the report's too
+from pipeline.data.source import numbered
+from pipeline.errors import ConfigError, some
+
+
+def match_classes(
+    dataset_names: list[str] | None, model_names: list[str] | None, n_outputs: int
+) -> tuple[list[str], dict[str, int], list[str]]:
+    """Bring the dataset's class names and the model's outputs together, by name.
+
+    A name that is there as it stands goes first; then case, spaces, dashes and underscores do not
+    count. Names that the model has more than once get their position: "crane (134)".
+
+    Returns:
+        The name of each output, the output of each dataset label, and warnings.
+
+    Raises:
+        ConfigError: where they contradict, showing both.
+    """
+    if model_names is None:
+        return _by_order(dataset_names, n_outputs)
+    if len(model_names) != n_outputs:
+        raise ConfigError(
+            f"model.class_names: {len(model_names)} names for {n_outputs} outputs: "
+            f"{some(model_names)}"
+        )
+    names, labels = numbered(model_names), dataset_names or []
+    exact = {name: [index] for index, name in enumerate(names)}
+    alike: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        alike.setdefault(folded(name), []).append(index)
+    outputs = {label: exact.get(label) or alike.get(folded(label), []) for label in labels}
+    unknown = [label for label, found in outputs.items() if not found]
+    if labels and unknown == labels and all(_is_output(label, n_outputs) for label in labels):
+        note = "the dataset's labels are numbers; they were taken as positions in model.class_names"
+        outputs = {label: [int(label)] for label in labels}
+        return names, _one_each(outputs, names), [note]
+    if unknown:
+        raise ConfigError(
+            f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
+            f"{some(unknown)}\n  dataset: {some(labels)}\n  model:   {some(names)}\n"
+            "  set model.class_names to the dataset's names in the order of the model's outputs"
+        )
+    return names, _one_each(outputs, names), []
+
+
+def _by_order(
+    dataset_names: list[str] | None, n_outputs: int
+) -> tuple[list[str], dict[str, int], list[str]]:
+    if dataset_names is None:
+        note = "neither the dataset nor the model names its classes; outputs are called by number"
+        return [str(index) for index in range(n_outputs)], {}, [note]
+    if len(dataset_names) == n_outputs:
+        note = "the model has no class names; its outputs were taken in order as "
+        note += some(dataset_names)
+        as_text = sorted(dataset_names)
+        if all(map(str.isdecimal, as_text)) and as_text != dataset_names:
+            note += f" (torchvision's ImageFolder would sort them as text: {some(as_text)})"
+        return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
+    if all(_is_output(name, n_outputs) for name in dataset_names):
+        note = "the model has no class names; the dataset's numbers were taken as its outputs"
+        names = [str(index) for index in range(n_outputs)]
+        return names, _one_each({name: [int(name)] for name in dataset_names}, names), [note]
+    raise ConfigError(
+        f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
+        f"{some(dataset_names)}\n  set model.class_names to the name of each output, in order"
+    )
+
+
+def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]:
+    """The output of each label, where that is one, and no other label's."""
+    for label, found in outputs.items():
+        if len(found) > 1:
+            raise ConfigError(
+                f"the dataset's label {label!r} may be any of the model's classes "
+                f"{some([names[index] for index in found])}; set model.class_names"
+            )
+    labels_of: dict[int, str] = {}
+    for label, (index,) in outputs.items():
+        if index in labels_of:
+            raise ConfigError(
+                f"the dataset's labels {labels_of[index]!r} and {label!r} both match the model's "
+                f"class {names[index]!r}; make them one, or set model.class_names"
+            )
+        labels_of[index] = label
+    return {label: index for label, (index,) in outputs.items()}
+
+
+def folded(name: str) -> str:
+    """Names that differ in case, spaces, dashes or underscores only are the same."""
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _is_output(name: str, n_outputs: int) -> bool:
+    return name.isdecimal() and int(name) < n_outputs

@@ -1,0 +1,1 @@
+"""Batches of images through a classifier: predictions, heatmaps, statistics."""

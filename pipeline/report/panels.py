@@ -1,0 +1,131 @@
+"""A picture beside its heatmaps, as one figure for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.data.decode import to_rgb
+from pipeline.data.pictures import WHOLE, Box, Rgb
+from pipeline.report.overlay import ALPHA, COLORMAP, coloured, numbers, overlay, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 3.2
+"""Of a panel, in inches."""
+UNSEEN = np.uint8(190)
+"""Grey of what the model did not see."""
+LONGEST = 60
+"""Characters of a title."""
+
+Cell = tuple[str, Rgb] | None
+"""Title and picture of a panel, or None for an empty place."""
+
+
+def panels(
+    image: object,
+    heatmaps: ArrayLike,
+    names: Sequence[str] = (),
+    *,
+    alpha: float = ALPHA,
+    colormap: str = COLORMAP,
+    seen: Box = WHOLE,
+) -> Figure:
+    """The picture, its heatmaps and both together, side by side, with a colour bar.
+
+    In a notebook, a figure that ends a cell is shown.
+
+    Args:
+        image, alpha, colormap, seen: as `overlay`. A frame marks what the model saw.
+        heatmaps: (h, w), or (T, h, w) for T classes, which then stand side by side.
+        names: of the T classes.
+
+    Returns:
+        A matplotlib figure; save it with `.savefig("panels.png")`.
+
+    Raises:
+        ConfigError, DecodeError: as `overlay`.
+        ValueError: where there are not as many names as heatmaps.
+    """
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import, and for people alone
+
+    picture, maps = to_rgb(image), numbers(heatmaps)
+    maps = maps if maps.ndim == 3 else maps[None]
+    titles = [_plain(name) for name in names] or [""] * len(maps)
+    heats = [_greyed(coloured(spread(m, picture.shape, seen), colormap), seen) for m in maps]
+    overlays = [overlay(picture, m, alpha, colormap=colormap, seen=seen) for m in maps]
+    cells = _arranged(picture, list(zip(titles, heats, overlays, strict=True)))
+    figure = plt.figure()
+    _draw(figure, cells, colormap, seen)
+    plt.close(figure)  # it is returned; a notebook would show it twice
+    return figure
+
+
+def _arranged(picture: Rgb, drawn: list[tuple[str, Rgb, Rgb]]) -> list[list[Cell]]:
+    """Rows of panels, from title, heatmap and overlay of every class."""
+    if len(drawn) == 1:
+        ((title, heat, over),) = drawn
+        return [
+            [
+                ("original", picture),
+                (f"heatmap: {title}" if title else "heatmap", heat),
+                ("overlay", over),
+            ]
+        ]
+    return [
+        [("original", picture), *((title, over) for title, _, over in drawn)],
+        [None, *(("", heat) for _, heat, _ in drawn)],
+    ]
+
+
+def _draw(figure: Figure, cells: list[list[Cell]], colormap: str, seen: Box) -> None:
+    rows, columns = len(cells), len(cells[0])
+    height, width = next(cell[1] for cell in cells[0] if cell).shape[:2]
+    tall = min(max(height / width, 0.25), 3)
+    figure.set_size_inches(WIDTH * columns + 1, (WIDTH * tall + 0.4) * rows)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, cell in zip(axes.flat, (cell for row in cells for cell in row), strict=True):
+        axis.set_axis_off()
+        if cell is not None:
+            axis.imshow(cell[1])
+            axis.set_title(cell[0], fontsize=10)
+            _frame(axis, height, width, seen)
+    _colour_bar(figure, axes, colormap)
+
+
+def _colour_bar(figure: Figure, axes: Any, colormap: str) -> None:
+    from matplotlib import cm, colors  # noqa: PLC0415 - as in panels
+
+    table = coloured(np.linspace(0, 1, 256)[None], colormap)[0] / 255
+    scale = cm.ScalarMappable(colors.Normalize(0, 1), colors.ListedColormap(list(table)))
+    figure.colorbar(scale, ax=axes, shrink=0.8, label="share of the strongest evidence")
+
+
+def _frame(axis: Any, height: int, width: int, seen: Box) -> None:
+    """Mark what the model saw, where that is not all of the picture."""
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - as in panels
+
+    x0, y0, x1, y1 = seen
+    if x0 <= 0 and y0 <= 0 and x1 >= 1 and y1 >= 1:
+        return
+    corner, size = (x0 * width - 0.5, y0 * height - 0.5), ((x1 - x0) * width, (y1 - y0) * height)
+    for colour, thick in (("black", 2.5), ("white", 1)):
+        axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=thick))
+
+
+def _greyed(heat: Rgb, seen: Box) -> Rgb:
+    """A coloured heatmap, grey where the model saw nothing."""
+    inside = spread(np.ones((1, 1)), heat.shape, seen) > 0
+    return np.where(inside[..., None], heat, UNSEEN)
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib finds no formula, and whose characters can be drawn."""
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    short = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    return short.replace("$", r"\$")

@@ -1,0 +1,1 @@
+"""An audit as an unattended job: plan, state, locks, executors, monitoring."""

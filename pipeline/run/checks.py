@@ -1,0 +1,145 @@
+"""What a run says of itself: counts, warnings about the audit, and the last lines on the screen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from scipy import special
+
+from pipeline.config import Config
+from pipeline.errors import DataError, GateError
+from pipeline.run.state import Journal
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_setup import Setup
+
+log = logging.getLogger(__name__)
+
+OK = ds.field("status") == "ok"
+COLUMNS = ["label_index", "pred_index", "heatmap_max", "focus_peak_x", "focus_peak_y"]
+MOST = 0.5
+"""Share of maps, dead or peaking in one certain corner cell, above which a warning is given."""
+
+
+def review(run: RunFolder, setup: Setup, journal: Journal) -> None:
+    """Count the rows of a finished explain stage, and warn of what would be silently wrong."""
+    seen = _Seen(setup)
+    for batch in run_folder.rows(run, setup).to_batches(columns=COLUMNS, filter=OK):
+        seen.add(batch)
+    journal.counts = {
+        "planned": setup.n_images,
+        "ok": seen.ok,
+        "error": setup.n_images - seen.ok,
+        "labelled": int(seen.labels.sum()),
+        "correct": seen.correct,
+    }
+    for warning in _warnings(seen):
+        journal.warn(warning)
+
+
+class _Seen:
+    """Counts of the explained images: all, correct, dead maps, peaks by corner cell, labels."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.grid = setup.grid
+        self.ok = self.correct = self.dead = 0
+        self.corners = np.zeros(4, np.int64)
+        self.labels = np.zeros(len(setup.class_names), np.int64)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take explained rows with COLUMNS."""
+        label = batch["label_index"]
+        self.ok += batch.num_rows
+        self.correct += pc.sum(pc.equal(label, batch["pred_index"])).as_py() or 0
+        self.dead += pc.sum(pc.equal(batch["heatmap_max"], 0)).as_py() or 0
+        self.labels += np.bincount(label.drop_null(), minlength=len(self.labels))
+        x = batch["focus_peak_x"].to_numpy(zero_copy_only=False) * self.grid[1]
+        y = batch["focus_peak_y"].to_numpy(zero_copy_only=False) * self.grid[0]
+        right, bottom = x > self.grid[1] - 1, y > self.grid[0] - 1
+        at = [(x < 1) & (y < 1), (x < 1) & bottom, right & (y < 1), right & bottom]
+        self.corners += np.count_nonzero(at, axis=1)
+
+    @property
+    def in_one_corner(self) -> float:
+        """Largest share of maps that peak in one corner cell, the same; 0 on grids below 3 x 3."""
+        return 0.0 if min(self.grid) < 3 else float(self.corners.max() / self.ok)
+
+
+def tell(config: Config, journal: Journal) -> None:
+    """Log counts, top findings and suspects, and where the report is."""
+    run, counts = RunFolder(config.folder), journal.counts
+    if counts:
+        log.info("%d images planned: %d explained, %d errors", *list(counts.values())[:3])
+    if counts.get("labelled"):
+        log.info("accuracy %.1f %%", 100 * counts["correct"] / counts["labelled"])
+    if "verify" in config.stages:
+        findings = parquet.read(run.analysis("findings"), ["verdict", "summary"])
+        log.info("%d findings", findings.num_rows)
+        for finding in findings.slice(0, 5).to_pylist():
+            log.info("  %s: %s", finding["verdict"], finding["summary"])
+    if "rank" in config.stages:
+        kinds = pc.value_counts(
+            parquet.read(run.analysis("suspects"), ["kind"])["kind"]
+        ).to_pylist()
+        told = ", ".join(f"{kind['counts']} {kind['values']}" for kind in kinds)
+        log.info("suspects: %s", told or "none")
+    if "report" in config.stages:
+        log.info("report: %s", run.report / "index.html")
+
+
+def check_errors(config: Config, journal: Journal) -> None:
+    """End a run whose data could not be read.
+
+    Raises:
+        DataError: more error rows than data.max_error_rate allows.
+    """
+    planned, errors = journal.counts.get("planned", 0), journal.counts.get("error", 0)
+    if planned and errors / planned > config.data.max_error_rate:
+        raise DataError(
+            f"{errors} of {planned} images could not be used ({errors / planned:.1%}), more than "
+            f"data.max_error_rate={config.data.max_error_rate:g}; the error column says why"
+        )
+
+
+def check_gate(config: Config, journal: Journal) -> None:
+    """End a run that found what it must not find.
+
+    Raises:
+        GateError: with a line for each limit that is broken.
+    """
+    broken = [check["line"] for check in journal.gate if check["broken"]]
+    if "gate" in config.stages and broken:
+        raise GateError("\n".join(broken))
+
+
+def _warnings(seen: _Seen) -> Iterator[str]:
+    if seen.ok == 0:
+        yield "no image could be explained"
+        return
+    dead = seen.dead / seen.ok
+    if dead > MOST:
+        yield f"{dead:.0%} of the heatmaps are empty: no evidence for the prediction at this layer"
+    if seen.in_one_corner > MOST:
+        yield (
+            f"{seen.in_one_corner:.0%} of the heatmaps peak in the same corner cell: often an "
+            "artefact of padding or of the layer, not of the pictures"
+        )
+    yield from _chance(seen)
+
+
+def _chance(seen: _Seen) -> Iterator[str]:
+    """Warn where accuracy does not beat naming the commonest class (one-sided binomial, 1 %)."""
+    if np.count_nonzero(seen.labels) < 2:
+        return
+    labelled = int(seen.labels.sum())
+    commonest = seen.labels.max() / labelled
+    if special.bdtrc(seen.correct - 1, labelled, commonest) > 0.01:
+        yield (
+            f"accuracy is {seen.correct / labelled:.1%}, no better than naming the "
+            f"commonest class ({commonest:.1%}): check class names, preprocessing and checkpoint"
+        )

@@ -1,0 +1,1 @@
+"""What a run tells other systems: progress, Prometheus, MLflow, JSON logs."""

@@ -1,0 +1,126 @@
+"""Rows that need not be computed: of unchanged images in an earlier run, or next to failed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, NotFinished
+from pipeline.storage import parquet, run_folder
+from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_setup import Setup
+from pipeline.storage.scan import Rows
+
+NONE = -1
+LOOSE = ("dataset.", "model.", "loader.")
+"""Settings that may differ: what they stand for is compared itself, as images and as weights."""
+
+
+@dataclass(frozen=True)
+class ReusableRows:
+    """Rows of an earlier run for images of this one.
+
+    where (n_images,) is the position there of each planned image, NONE where it is to be computed.
+    """
+
+    rows: Rows
+    where: NDArray[np.int64]
+
+    def take(self, planned: pa.Table) -> pa.Table:
+        """Rows (part_schema) for those of the planned images that are known, in planned order.
+
+        Raises:
+            DataError: naming the part that is damaged.
+        """
+        positions = planned["index"].to_numpy()
+        known = self.where[positions] != NONE
+        there = self.where[positions[known]]
+        found = self.rows.at(there, None)
+        found = found.take(pc.index_in(pa.array(there), found["index"].combine_chunks()))
+        return found.set_column(0, "index", planned["index"].filter(pa.array(known)))
+
+
+def of_baseline(folder: Path, here: RunFolder, now: Plan) -> tuple[ReusableRows | None, list[str]]:
+    """Rows of an earlier run for images that are as they were; or why none of them holds.
+
+    Raises:
+        ConfigError: a run that is not finished, or this one.
+    """
+    run = RunFolder(folder)
+    if run.path.resolve() == here.path.resolve():
+        raise ConfigError(f"baseline: {run.path} is this run itself")
+    before = run_folder.read_plan(run)
+    reasons = differences(before.setup, now.setup)
+    if not reasons and not _any_version(before.table, now.table):
+        reasons = ["size and time of its images are not known; data.hash=true compares contents"]
+    if reasons:
+        return None, reasons
+    try:
+        rows = run_folder.rows(run, before.setup)
+    except NotFinished as error:
+        raise ConfigError(f"baseline: {error}") from error
+    return ReusableRows(rows, _unchanged(before.table, now.table, rows)), []
+
+
+def differences(before: Setup, now: Setup) -> list[str]:
+    """What rows depend on and differs between two runs, in words; empty where nothing does."""
+    now = Setup.from_metadata(now.to_metadata())  # as it will be read: without tuples
+    earlier, later = ({**s.settings, **s.decided} for s in (before, now))
+    keys = sorted(
+        key
+        for key in earlier.keys() | later.keys()
+        if not key.startswith(LOOSE) or key in now.decided or key == "model.output"
+    )
+    told = [
+        f"{key}: {earlier.get(key)} there, {later.get(key)} here"
+        for key in keys
+        if earlier.get(key) != later.get(key)
+    ]
+    for name in ("class_names", "preprocess", "grid", "embedding_dim"):
+        if getattr(before, name) != getattr(now, name):
+            told.append(f"{name.replace('_', ' ')} differ")
+    return told
+
+
+def _any_version(*plans: pa.Table) -> bool:
+    return all(plan["version"].null_count < plan.num_rows for plan in plans)
+
+
+def _unchanged(before: pa.Table, now: pa.Table, rows: Rows) -> NDArray[np.int64]:
+    """Position there of each image whose content and label are the same and whose row is good."""
+    there = pc.index_in(now["image_id"], before["image_id"].combine_chunks())
+    old = before.take(there)
+    same = pc.equal(old["version"], now["version"])
+    for column in ("label_index", "label"):
+        alike = pc.equal(old[column], now[column])
+        neither = pc.and_(pc.is_null(old[column]), pc.is_null(now[column]))
+        same = pc.and_kleene(same, pc.or_kleene(pc.fill_null(alike, False), neither))  # noqa: FBT003
+    good = pc.equal(rows.to_table(columns=["status"])["status"], "ok").take(there)
+    known = pc.fill_null(pc.and_kleene(same, good), False).to_numpy()  # noqa: FBT003
+    return np.where(known, pc.fill_null(there, NONE).to_numpy(), NONE).astype(np.int64)
+
+
+def of_itself(run: RunFolder, setup: Setup, done: list[int]) -> tuple[ReusableRows, list[int]]:
+    """The good rows of own parts that also hold errors, and those shards.
+
+    Args:
+        run: the run.
+        setup: of its plan.
+        done: shards that are committed.
+    """
+    where = np.full(setup.n_images, NONE, np.int64)
+    failed = []
+    for shard in done:
+        status = parquet.read(run.part(shard), ["status"])["status"]
+        good = np.asarray(pc.equal(status, "ok"))
+        if not good.all():
+            failed.append(shard)
+            positions = np.array(setup.rows(shard))
+            where[positions[good]] = positions[good]
+    parts = [run.part(shard) for shard in range(setup.n_shards)]
+    return ReusableRows(Rows(parts, setup.shard_size), where), failed

@@ -1,0 +1,23 @@
+"""What an unattended run needs: one run at a time, signals, run.json, progress, versions."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata
+
+from pipeline import __version__
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "hydra-core")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What ran: camaudit, Python and the libraries that make the numbers."""
+    found = {"camaudit": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,177 @@
+"""A table as a Parquet file, here or in a bucket: committed whole or not at all, and read back."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError, NotFinished
+from pipeline.storage import checksum, files
+from pipeline.storage.paths import is_remote
+
+READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
+"""Before version 26, pyarrow writes lists of fixed size that are null, but cannot read them."""
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Commit a table: it is there whole, or not at all.
+
+    Its first two columns, which tell its rows apart, are read back and compared.
+
+    Raises:
+        DataError: where what was written reads back as something else.
+        OSError: disk full, folder read-only, bucket out of reach; nothing is left behind.
+    """
+    if is_remote(path):
+        files.put(path, _sealed(table, path))
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
+    try:
+        _write_parquet(table, draft)
+        checksum.close(draft)
+        keys = table.column_names[:2]
+        if not read(draft, keys).equals(table.select(keys)):
+            raise DataError(f"{path}: what was written reads back as something else")
+        sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _sealed(table: pa.Table, path: Path) -> bytes:
+    """A table as the bytes of its file, read back and compared in memory."""
+    made = pa.BufferOutputStream()
+    _write_parquet(table, made)
+    content = checksum.closed(made.getvalue().to_pybytes())
+    keys = table.column_names[:2]
+    if not _parsed(content, path, keys).equals(table.select(keys)):
+        raise DataError(f"{path}: what was written reads back as something else")
+    return content
+
+
+def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
+    stored = table.cast(stored_schema(table.schema))
+    pq.write_table(
+        stored, where, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
+    )
+
+
+def write_text(text: str, path: Path, mode: int | None = None) -> None:
+    """Replace a small text file as a whole; mode, where given, says who may read it.
+
+    Raises:
+        OSError: disk full, folder read-only, bucket out of reach; what was there stays.
+    """
+    if is_remote(path):
+        files.put(path, text.encode())
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        if mode is not None:
+            draft.chmod(mode)
+        sync(draft)
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How pyarrow shall encode columns: floats byte by byte, which zstd packs better, texts and
+    integers as dictionaries and with statistics. Both on floats would double the time of writing.
+    """
+    split = []
+    for field in schema:
+        is_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+        if pa.types.is_floating(field.type.value_type if is_list else field.type):
+            split.append(f"{field.name}.list.element" if is_list else field.name)
+    floats = {path.split(".")[0] for path in split}
+    others = [name for name in schema.names if name not in floats]
+    return {
+        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        "use_dictionary": others,
+        "write_statistics": others,
+    }
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """A schema as this pyarrow can read it back: before 26, lists of fixed size are plain lists."""
+    if READS_FIXED_LISTS:
+        return schema
+    plain = [
+        field.with_type(pa.list_(field.type.value_type))
+        if pa.types.is_fixed_size_list(field.type)
+        else field
+        for field in schema
+    ]
+    return pa.schema(plain, schema.metadata)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A committed table, its digest and page checksums verified.
+
+    Raises:
+        NotFinished: where the stage that writes it has not run.
+        DataError: where the file is damaged.
+    """
+    file = _file(path)
+    if file is None:
+        raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
+    return _parsed(file, path, columns)
+
+
+def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Table:
+    """The table in a file that may be in memory, as `read`."""
+    try:
+        if checksum.is_whole(file) is False:
+            raise ValueError("its bytes are not those that were written")
+        return pq.read_table(
+            pa.BufferReader(file) if isinstance(file, bytes) else file,
+            columns=columns,
+            page_checksum_verification=True,
+            partitioning=None,  # older pyarrow takes a folder called a=b for a column
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
+        raise DataError(
+            f"{path} is damaged: {first_line(error)}; delete it and run its stage again"
+        ) from error
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Whether every byte of a table is as it was committed, before anything parses it.
+
+    None where there is no such file.
+    """
+    file = _file(path)
+    return None if file is None else bool(checksum.is_whole(file))
+
+
+def _file(path: Path) -> Path | bytes | None:
+    """A file of this machine, the bytes of one in a bucket, None where there is none."""
+    if is_remote(path):
+        return files.get(path)
+    return path if path.is_file() else None
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, without what it adds."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

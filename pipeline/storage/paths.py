@@ -1,0 +1,122 @@
+"""Places that settings name: folders of this machine, and buckets through fsspec.
+
+A place is a path. That of a bucket is a UPath, of which only the names are used: what is read and
+written goes through storage.files, as methods such as is_file take a server that does not answer
+for a file that is not there. No filesystem is used after a fork: each process makes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from pipeline.errors import ConfigError
+
+PUT, RENAME = "one PUT of the whole object", "a draft beside it, then a rename"
+RULES = {
+    **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"), PUT),
+    "hdfs": RENAME,
+}
+"""How a file is committed, by protocol, so that it is there whole or not at all. Files of this
+machine have a rule of their own in store.write; elsewhere nothing is written. memory is for tests.
+"""
+_opened: dict[tuple[str, int], Any] = {}
+"""Filesystems by anchor and process. A child keeps its parent's without using them: were they
+collected there, they would close sockets that the parent's event loop is still watching."""
+
+
+def to_path(text: str | Path) -> Path:
+    """The path that a text names: of this machine, or of a bucket where it is a URL.
+
+    Raises:
+        ConfigError: a URL of a protocol that is unknown or whose package is not installed.
+    """
+    protocol = protocol_of(text)
+    if protocol is None or not isinstance(text, str):
+        return Path(text) if isinstance(text, str) else text
+    if protocol == "file":
+        return Path(url2pathname(urlsplit(text).path))
+    filesystem(text)  # says what is lacking in our words
+    try:
+        from upath import UPath  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _lacking(text, error) from error
+    return cast("Path", UPath(text.rstrip("/")))
+
+
+def protocol_of(where: str | Path) -> str | None:
+    """The protocol of a URL or of a path in a bucket; None of a path of this machine."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|::)", str(where))
+    return found[1].lower() if found and not isinstance(where, os.PathLike) else None
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a place is in a bucket."""
+    return not isinstance(path, os.PathLike)
+
+
+def check_writable(key: str, text: str) -> None:
+    """Refuse, by its name, a protocol on which a file cannot be committed.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    protocol = protocol_of(text)
+    if protocol not in (None, "file", *RULES):
+        known = ", ".join(name for name in RULES if name != "memory")
+        raise ConfigError(
+            f"{key}: {text} cannot be written to: {protocol} has neither a PUT of whole objects "
+            f"nor an atomic rename; what has: folders, {known}"
+        )
+
+
+def filesystem(where: str | Path) -> Any:
+    """The fsspec filesystem of a URL or of a path in a bucket, made anew in each process.
+
+    Raises:
+        ConfigError: an unknown protocol, or a package that is not installed.
+    """
+    url = str(where)
+    parts = urlsplit(url)
+    anchor = url if "::" in url else f"{parts.scheme}://{parts.netloc}"
+    known = _opened.get((anchor, os.getpid()))
+    if known is None:
+        # A listing that is kept would hide what other processes have written.
+        options = {"use_listings_cache": False} if RULES.get(parts.scheme) == PUT else {}
+        try:
+            from fsspec.core import url_to_fs  # noqa: PLC0415 - takes a while, and is rarely needed
+
+            known = url_to_fs(anchor, **options)[0]
+        except ImportError as error:
+            raise _lacking(url, error) from error
+        except Exception as error:  # whatever the protocol's package raises
+            raise ConfigError(f"{url} cannot be used: {reason(error)}") from error
+        for name in ("botocore", "aiobotocore"):  # where each finds its credentials
+            logging.getLogger(name).setLevel(logging.WARNING)
+        _opened[anchor, os.getpid()] = known
+    return known
+
+
+def key_of(where: str | Path) -> str:
+    """What the filesystem calls a place."""
+    return str(filesystem(where)._strip_protocol(str(where)))
+
+
+def reason(error: BaseException) -> str:
+    """Why a store failed, in one line."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, PermissionError):
+        return f"access is refused: {text}"
+    return text or type(error).__name__
+
+
+def _lacking(url: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f'{url}: pip install "camaudit[remote]" (for S3; gcsfs or adlfs for Google and Azure): '
+        f"{reason(error)}"
+    )

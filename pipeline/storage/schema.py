@@ -1,0 +1,237 @@
+"""Arrow schemas of every table, and the few records that stages exchange."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TOP = 5
+
+
+FOCUS = (
+    "focus_entropy",
+    "focus_gini",
+    "focus_area50",
+    "focus_area90",
+    "focus_x",
+    "focus_y",
+    "focus_spread",
+    "focus_peak_x",
+    "focus_peak_y",
+    "focus_peaks",
+    "focus_border",
+    "focus_corner",
+    "focus_mean",
+    "focus_label_similarity",
+    "focus_object_mass",
+    "focus_pointing_hit",
+)
+
+
+IMAGE = (
+    "image_mean_r",
+    "image_mean_g",
+    "image_mean_b",
+    "image_std_r",
+    "image_std_g",
+    "image_std_b",
+    "image_brightness",
+    "image_contrast",
+    "image_sharpness",
+    "image_border_r",
+    "image_border_g",
+    "image_border_b",
+)
+
+
+def plan_schema(metadata: pa.StructType | None = None) -> pa.Schema:
+    """One row per planned image; `metadata` holds the source's further columns, if any.
+
+    version changes with the image's content; null where that cannot be told.
+    """
+    columns = [
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("label_index", pa.int32()),
+        ("label", pa.string()),
+        ("shard", pa.int32()),
+        ("version", pa.string()),
+    ]
+    return pa.schema(columns + ([("metadata", metadata)] if metadata else []))
+
+
+def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
+    """One row per image of a shard; everything but the first four columns and status is null
+    for an error row, statistics of a dead map are null.
+    """
+    heatmap = pa.list_(pa.float16(), grid[0] * grid[1])
+    return pa.schema(
+        [
+            ("index", pa.int64()),
+            ("image_id", pa.string()),
+            ("label_index", pa.int32()),
+            ("label", pa.string()),
+            ("pred_index", pa.int32()),
+            ("pred", pa.string()),
+            ("confidence", pa.float32()),
+            ("label_prob", pa.float32()),
+            ("margin", pa.float32()),
+            ("entropy", pa.float32()),
+            ("loss", pa.float32()),
+            ("top_index", pa.list_(pa.int32(), TOP)),
+            ("top_prob", pa.list_(pa.float16(), TOP)),
+            ("heatmap", heatmap),
+            ("heatmap_max", pa.float32()),
+            ("heatmap_label", heatmap),
+            ("heatmap_label_max", pa.float32()),
+            *((name, pa.float32()) for name in FOCUS),
+            *((name, pa.float32()) for name in IMAGE),
+            ("image_width", pa.int32()),
+            ("image_height", pa.int32()),
+            ("embedding", pa.list_(pa.float16(), embedding_dim)),
+            ("features", pa.list_(pa.int8(), embedding_dim)),
+            ("status", pa.string()),
+            ("error", pa.string()),
+        ]
+    )
+
+
+REGION = pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])
+
+
+CANDIDATES = pa.schema(
+    [
+        ("candidate_id", pa.string()),
+        ("class_index", pa.int32()),
+        ("class_name", pa.string()),
+        ("kind", pa.string()),
+        ("place", pa.string()),
+        ("probe", pa.string()),
+        ("raised_by", pa.string()),
+        ("statistic", pa.float32()),
+        ("p_value", pa.float64()),
+        ("region", REGION),
+        ("cells", pa.list_(pa.list_(pa.bool_()))),
+        ("donor_index", pa.list_(pa.int64())),
+    ]
+)
+
+
+FINDINGS = pa.schema(
+    [
+        ("finding_id", pa.string()),
+        ("class_name", pa.string()),
+        ("kind", pa.string()),
+        ("verdict", pa.string()),
+        ("score", pa.float32()),
+        ("region", REGION),
+        ("n_images", pa.int64()),
+        ("effect", pa.float32()),
+        ("control", pa.float32()),
+        ("ci_low", pa.float32()),
+        ("ci_high", pa.float32()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("example_ids", pa.list_(pa.string())),
+        ("summary", pa.string()),
+    ]
+)
+
+
+MEMBERS = pa.schema(
+    [
+        ("finding_id", pa.string()),
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("reliance", pa.float32()),
+    ]
+)
+
+
+INTERVENTIONS = pa.schema(
+    [
+        ("finding_id", pa.string()),
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("source_id", pa.string()),
+        ("change", pa.string()),
+        ("class_name", pa.string()),
+        ("prob_before", pa.float32()),
+        ("prob_after", pa.float32()),
+        ("pred_before", pa.string()),
+        ("pred_after", pa.string()),
+        ("before", pa.binary()),
+        ("after", pa.binary()),
+    ]
+)
+
+
+SUSPECTS = pa.schema(
+    [
+        ("rank", pa.int64()),
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("pred", pa.string()),
+        ("confidence", pa.float32()),
+        ("score", pa.float32()),
+        ("kind", pa.string()),
+        ("finding_id", pa.string()),
+        ("reasons", pa.list_(pa.string())),
+        ("decision", pa.string()),
+        ("note", pa.string()),
+    ]
+)
+
+
+DECISIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("mark", pa.string()),
+        ("note", pa.string()),
+        ("label", pa.string()),
+        ("pred", pa.string()),
+        ("kind", pa.string()),
+        ("finding_id", pa.string()),
+        ("confidence", pa.float64()),
+        ("image_width", pa.float64()),
+        ("image_height", pa.float64()),
+        ("image_brightness", pa.float64()),
+        ("decided", pa.string()),
+        ("state", pa.string()),
+    ]
+)
+
+
+CHANGES = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("change", pa.string()),
+        ("key", pa.string()),
+        ("class_name", pa.string()),
+        ("kind", pa.string()),
+        ("before", pa.float64()),
+        ("after", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("summary", pa.string()),
+    ]
+)
+
+
+def classes_schema(grid: tuple[int, int]) -> pa.Schema:
+    """One row per class of the model; focus and heatmap are means over images predicted so."""
+    return pa.schema(
+        [
+            ("class_index", pa.int32()),
+            ("class_name", pa.string()),
+            ("n_label", pa.int64()),
+            ("n_pred", pa.int64()),
+            ("n_correct", pa.int64()),
+            ("accuracy", pa.float32()),
+            ("precision", pa.float32()),
+            ("confidence", pa.float32()),
+            ("dead_maps", pa.int64()),
+            *((name, pa.float32()) for name in FOCUS),
+            ("heatmap", pa.list_(pa.float32(), grid[0] * grid[1])),
+        ]
+    )
