@@ -15,8 +15,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_images
 
+from helpers.small_data import write_images
 from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError

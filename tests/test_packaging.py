@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import write_images
+
+from helpers.small_data import write_images
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import skimage
 import torch
-from conftest import write_images
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision import models
 
+from helpers.small_data import write_images
 from pipeline.__main__ import audit
 from pipeline.cli import explain, explain_image
 from pipeline.config import Config, conf_dir
