@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Any
+
 import pyarrow as pa
+
+Row = dict[str, Any]
+"""One row of a table as a dict from column name to value."""
 
 TOP = 5
 
@@ -93,6 +99,43 @@ def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
             ("error", pa.string()),
         ]
     )
+
+
+class _Value(str, Enum):
+    """A text that a column holds; str() gives the text on every Python version."""
+
+    __str__ = str.__str__
+
+
+class Verdict(_Value):
+    """What verification concluded about a finding.
+
+    CONFIRMED: an intervention that leaves the object out flips predictions. PROPERTY: the model
+    relies on a property of the object itself. SUSPECTED: no changed image proves the finding.
+    """
+
+    CONFIRMED = "confirmed"
+    PROPERTY = "property"
+    SUSPECTED = "suspected"
+
+
+class SuspectKind(_Value):
+    """Why an image is a suspect, in the order in which kinds are listed."""
+
+    LABEL_ERROR = "label_error"
+    SHORTCUT = "shortcut"
+    NO_EVIDENCE = "no_evidence"
+    ATYPICAL_FOCUS = "atypical_focus"
+    AMBIGUOUS = "ambiguous"
+
+
+class Mark(_Value):
+    """What a person decided about a suspect."""
+
+    FIX_LABEL = "fix_label"
+    EXCLUDE = "exclude"
+    FINE = "fine"
+    SHORTCUT = "shortcut"
 
 
 REGION = pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])
