@@ -1,4 +1,4 @@
-"""Heatmaps of a few pictures from Python, by the same code as those of a whole run."""
+"""Explain a few images from Python, by the same code that explains a whole dataset."""
 
 from __future__ import annotations
 
@@ -10,68 +10,141 @@ from torch import Tensor, nn
 
 from pipeline.cam import graph, methods
 from pipeline.config import AUTO
+from pipeline.data.decode import to_rgb
+from pipeline.data.pictures import WHOLE, Box
+from pipeline.data.source import numbered
 from pipeline.model.classifier import Classifier
-from pipeline.model.outputs import MULTICLASS, LogitsModule
+from pipeline.model.outputs import MULTICLASS, LogitsModule, probabilities
 from pipeline.model.target_layer import find_target_layer
 
 Targets = Tensor | Sequence[int] | int
 
 
+class Explanation(Tensor):
+    """Heatmaps (N, h, w) of a batch, and which class each heatmap explains.
+
+    An Explanation is the tensor of its heatmaps: indexing, arithmetic and `.cpu()` work as on any
+    tensor and return plain tensors.
+
+    Attributes:
+        class_index: (N,) int64, the explained class of each image.
+        class_name: N names of these classes; the index as text where the classes have no names.
+        probability: (N,) float32 in [0, 1], the model's probability of the explained class.
+        layer: name of the module whose output is explained.
+        seen: N boxes (x0, y0, x1, y1) in fractions of the given image: the part of it that the
+            model sees. The whole image where `explain` was given tensors.
+    """
+
+    # Results of operations are plain tensors: a sum of heatmaps explains no class.
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    class_index: Tensor
+    class_name: list[str]
+    probability: Tensor
+    layer: str
+    seen: list[Box]
+
+    @property
+    def heatmaps(self) -> Tensor:
+        """The heatmaps (N, h, w) in [0, 1] as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Shape, layer, and class and probability of each image."""
+        del tensor_contents
+        pairs = zip(self.class_name, self.probability.tolist(), strict=True)
+        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs)
+        n, rows, columns = self.shape
+        return f"Explanation({n} heatmaps of {rows} x {columns}, layer {self.layer}: {classes})"
+
+
 def explain(
     model: nn.Module | Classifier,
-    images: Tensor,
+    images: Tensor | Sequence[object],
     targets: Targets | None = None,
     *,
     target_layer: str = AUTO,
     method: str = "gradcam",
-) -> Tensor:
-    """Where the evidence for a class lies in each picture of a batch.
+    class_names: Sequence[str] | None = None,
+) -> Explanation:
+    """Compute where the evidence for a class lies in each image of a batch.
 
     Args:
-        model: a module that gives logits (N, K), left as it came; or a Classifier.
-        images: (N, C, H, W) on the model's device, as it takes them, normalised; of a Classifier
-            (N, 3, H, W) uint8 pictures that were fitted to it (Preprocess.fit).
-        targets: the class (N,) to explain in each, or one for all; None: the predicted ones.
-        target_layer: name of the module whose output is explained; auto: as model.target_layer.
-            A Classifier has its own.
-        method: a key of cam.METHODS.
+        model: a module that returns logits (N, K), or a Classifier. The model is left unchanged.
+        images: for a module, its normalised input (N, C, H, W) on the model's device. For a
+            Classifier, fitted images (N, 3, H, W) uint8 (Preprocess.fit), or a sequence of images
+            of any size (PIL images, uint8 arrays (H, W, 3)), which are fitted first.
+        targets: the class (N,) to explain in each image, or one class for all images. None
+            explains the predicted class of each image.
+        target_layer: name of the module whose output is explained; "auto" finds the layer as the
+            setting model.target_layer does. A Classifier has its own layer.
+        method: a key of cam.methods.METHODS.
+        class_names: names of the K classes; by default those of the Classifier.
 
     Returns:
-        (N, h, w) in [0, 1] at the layer's own grid, each divided by its maximum; all 0 where
-        nothing speaks for the class.
+        The heatmaps (N, h, w) in [0, 1] on the layer's own grid, each divided by its maximum, with
+        the explained classes. A heatmap is all zero where no evidence speaks for the class.
 
     Raises:
-        ConfigError: a layer that cannot be explained.
-        IndexError: a target that is no class of the model.
+        ConfigError: the layer cannot be explained.
+        DecodeError: an item of the sequence is no image.
+        IndexError: a target is no class of the model.
     """
+    batch, seen = _fit(model, images)
 
-    def chosen(logits: Tensor) -> Tensor:
+    def choose(logits: Tensor) -> Tensor:
         return _classes(targets, logits)[:, None]
 
-    with _ready(model, images, target_layer) as (forward, inputs):
-        found = methods.compute_cam(forward, inputs, chosen, method)
-    return methods.normalise(found.maps[0])[0]
+    with _prepare(model, batch, target_layer) as (forward, inputs, layer):
+        result = methods.compute_cam(forward, inputs, choose, method)
+    heatmaps, _ = methods.normalise(result.maps[0])
+    classes = result.targets[:, 0]
+    output = model.module.output if isinstance(model, Classifier) else MULTICLASS
+    names = _names(model, class_names, result.logits.shape[1])
+    explanation = heatmaps.as_subclass(Explanation)
+    explanation.class_index = classes
+    explanation.class_name = [names[index] for index in classes.tolist()]
+    every = probabilities(result.logits.float(), output)
+    explanation.probability = every.gather(1, classes[:, None])[:, 0]
+    explanation.layer = layer
+    explanation.seen = seen
+    return explanation
+
+
+def _fit(
+    model: nn.Module | Classifier, images: Tensor | Sequence[object]
+) -> tuple[Tensor, list[Box]]:
+    """The batch (N, C, H, W) of the given images, and the box that the model sees of each."""
+    if isinstance(images, Tensor):
+        return images, [WHOLE] * len(images)
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "images of any size need a Classifier; a module takes a tensor (N, C, H, W)"
+        )
+    pictures = [to_rgb(image) for image in images]
+    fitted = torch.stack([model.preprocess.fit(picture) for picture in pictures])
+    return fitted.to(model.device), [model.preprocess.seen(picture.shape) for picture in pictures]
 
 
 @contextmanager
-def _ready(
+def _prepare(
     model: nn.Module | Classifier, images: Tensor, target_layer: str
-) -> Iterator[tuple[graph.Forward, Tensor]]:
-    """The forward pass with its graph cut, and its input."""
+) -> Iterator[tuple[graph.Forward, Tensor, str]]:
+    """Yield the forward pass whose graph begins at the layer, its input, and the layer's name."""
     if isinstance(model, Classifier):
         with model.cut_graph() as forward:
-            yield forward, model.input(images)
+            yield forward, model.input(images), model.layer_name
         return
     module = LogitsModule(model, MULTICLASS)
     with graph.frozen(model):
         target = find_target_layer(target_layer, module, _two_that_differ(images))
-    place = module.network.get_submodule(target.name)
-    with graph.cut_graph(module, place, target.layout) as forward:
-        yield forward, images
+    layer = module.network.get_submodule(target.name)
+    with graph.cut_graph(module, layer, target.layout) as forward:
+        yield forward, images, target.name
 
 
 def _two_that_differ(images: Tensor) -> Tensor:
-    """Two inputs like the images, which differ everywhere, for trials of the model."""
+    """Two inputs (2, C, H, W) of noise with the mean and spread of the first image."""
     first = images[:1].detach()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, *first.shape[1:], generator=generator).to(first)
@@ -79,7 +152,7 @@ def _two_that_differ(images: Tensor) -> Tensor:
 
 
 def _classes(targets: Targets | None, logits: Tensor) -> Tensor:
-    """The classes (N,) to explain."""
+    """The class (N,) to explain in each image."""
     n, n_classes = logits.shape
     if targets is None:
         return logits.argmax(dim=1)
@@ -88,3 +161,16 @@ def _classes(targets: Targets | None, logits: Tensor) -> Tensor:
         wrong = classes[(classes < 0) | (classes >= n_classes)][0]
         raise IndexError(f"target {int(wrong)} is no class of a model with {n_classes}")
     return classes
+
+
+def _names(
+    model: nn.Module | Classifier, class_names: Sequence[str] | None, n_classes: int
+) -> list[str]:
+    """A name for each of the K classes, each name once."""
+    if class_names is None and isinstance(model, Classifier):
+        class_names = model.class_names
+    if class_names is None:
+        return [str(index) for index in range(n_classes)]
+    if len(class_names) != n_classes:
+        raise ValueError(f"{len(class_names)} class names for a model with {n_classes} classes")
+    return numbered(class_names)
