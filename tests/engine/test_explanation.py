@@ -15,7 +15,9 @@ from torchvision import models
 
 import pipeline
 from pipeline import explain, overlay, panels
+from pipeline.config import ZooModel
 from pipeline.errors import ConfigError
+from pipeline.model.classifier import load_classifier
 from pipeline.model.preprocess import Preprocess
 from pipeline.report.overlay import coloured, layer, spread
 
@@ -80,6 +82,43 @@ def test_each_picture_has_its_own_target_and_the_prediction_is_the_default() -> 
     assert not torch.allclose(together[1], explain(model, images, 1)[1])
     for row, target in enumerate((1, 2, 1)):
         torch.testing.assert_close(together[row], explain(model, images, target)[row])
+
+
+def test_the_result_names_class_probability_and_layer_and_is_the_tensor_of_heatmaps() -> None:
+    torch.manual_seed(0)
+    model = models.resnet18(weights=None, num_classes=3).eval()
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        probs = model(images).softmax(dim=1)
+    found = explain(model, images, class_names=["cat", "dog", "cat"])
+    assert torch.equal(found.class_index, probs.argmax(dim=1))
+    names = ["cat (0)", "dog", "cat (2)"]  # names that occur twice are told apart
+    assert found.class_name == [names[index] for index in found.class_index.tolist()]
+    torch.testing.assert_close(found.probability, probs.amax(dim=1))
+    assert found.layer == "layer4"
+    assert found.seen == [(0.0, 0.0, 1.0, 1.0)] * 4
+    assert f"{found.class_name[0]} {found.probability[0]:.1%}" in repr(found)
+    assert isinstance(found, Tensor)
+    assert {type(each) for each in (found[0], found.heatmaps, found + 0)} == {Tensor}
+    assert torch.equal(found.heatmaps, torch.as_tensor(np.asarray(found)))
+    assert explain(model, images, 1).class_name == ["1"] * 4
+    with pytest.raises(ValueError, match="2 class names for a model with 3 classes"):
+        explain(model, images, class_names=["cat", "dog"])
+
+
+def test_a_classifier_explains_images_of_any_size_and_says_what_it_sees_of_each() -> None:
+    config = ZooModel(kind="torchvision", name="resnet18", weights=None)
+    classifier = load_classifier(config, torch.device("cpu"), seed=0)
+    generator = np.random.default_rng(0)
+    shapes = [(300, 400, 3), (260, 256, 3)]
+    given = [generator.integers(0, 256, shape, np.uint8) for shape in shapes]
+    found = explain(classifier, given, 5)
+    assert found.seen == [classifier.preprocess.seen(shape) for shape in shapes]
+    fitted = torch.stack([classifier.preprocess.fit(image) for image in given])
+    assert torch.equal(found.heatmaps, explain(classifier, fitted, 5).heatmaps)
+    assert found.layer == classifier.layer_name
+    with pytest.raises(TypeError, match="need a Classifier"):
+        explain(nn.Linear(3, 2), given)
 
 
 def test_the_model_is_left_as_it_came(vgg16: models.VGG) -> None:
