@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.analysis.place_words import place_of_point
 from pipeline.data.decode import to_rgb
 from pipeline.data.pictures import WHOLE, Box, Rgb, Rgba
 from pipeline.errors import ConfigError
@@ -160,16 +161,8 @@ def colour_bar(width: int, height: int, alpha: float, colormap: str) -> Rgb:
 
 
 def place(heatmap: Heatmap) -> str:
-    """Where a heatmap is hottest, in words: upper left, centre, lower edge; nowhere if dead."""
+    """Name the place of a heatmap's maximum, such as "top left"; "nowhere" for a dead heatmap."""
     if not heatmap.max() > 0:
         return "nowhere"
     row, column = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
-    vertical = ("upper", "", "lower")[_third(int(row), heatmap.shape[0])]
-    horizontal = ("left", "", "right")[_third(int(column), heatmap.shape[1])]
-    if vertical and horizontal:
-        return f"{vertical} {horizontal}"
-    return f"{vertical or horizontal} edge" if vertical or horizontal else "centre"
-
-
-def _third(position: int, cells: int) -> int:
-    return int((position + 0.5) / cells * 3)
+    return place_of_point(int(row), int(column), (heatmap.shape[0], heatmap.shape[1]))

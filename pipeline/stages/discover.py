@@ -1,10 +1,9 @@
-"""discover: per class, statistics and candidate shortcuts, from the tables alone."""
+"""The discover stage: statistics and candidate shortcuts of every class, from the tables alone."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,100 +19,105 @@ from pipeline.storage import arrays, parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
-from pipeline.storage.schema import CANDIDATES, FOCUS, classes_schema
+from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema
 
 log = logging.getLogger(__name__)
 
 OK = ds.field("status") == "ok"
+"""Filter of the rows whose image could be read."""
 MEANS = ("confidence", *FOCUS)
-MANY = 1 << 14
-"""Rows to add up at once."""
-MOST_OTHERS = 3000
-"""Images of all classes that each is compared with; so the work grows with the classes alone."""
+"""Columns whose means over each class are written."""
+MIN_BATCH_ROWS = 1 << 14
+"""Fewest rows whose statistics are added up at once."""
+MAX_OTHERS = 3000
+"""Most images of all classes that each class is compared with; the work for a class is bounded."""
 
 
 def run(config: Config, _journal: Journal) -> None:
     """Write classes.parquet and candidates.parquet.
 
     Raises:
-        NotFinished: where parts are missing.
+        NotFinished: if parts are missing.
     """
     folder = RunFolder(config.folder)
     setup = run_folder.read_plan(folder, []).setup
     rows = run_folder.rows(folder, setup)
     parquet.write(class_table(rows, setup), folder.analysis("classes"))
-    drawn = class_sample.draw(rows, setup, config.analysis.sample_per_class, config.seed)
-    everyone = np.random.default_rng(config.seed).permutation(len(drawn.index))[:MOST_OTHERS]
+    sample = class_sample.draw_sample(rows, setup, config.analysis.sample_per_class, config.seed)
+    pool = np.random.default_rng(config.seed).permutation(len(sample.index))[:MAX_OTHERS]
     found = [
         candidate
-        for class_index in np.unique(drawn.classes)
-        for candidate in _candidates(config, setup, drawn, everyone, int(class_index))
+        for class_index in np.unique(sample.classes)
+        for candidate in _find_candidates(config, setup, sample, pool, int(class_index))
     ]
-    found += _of_metadata(config, setup, run_folder.planned(folder), rows)
+    found += _metadata_candidates(config, setup, run_folder.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     parquet.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
 
 
 def class_table(rows: Rows, setup: Setup) -> pa.Table:
-    """Counts and means of every class, in one pass over the rows (classes_schema)."""
+    """Compute the counts and means of every class in one pass over the rows (classes_schema)."""
     n_classes = len(setup.class_names)
     counts = {
         name: np.zeros(n_classes, np.int64)
         for name in ("n_label", "n_pred", "n_correct", "dead_maps")
     }
     cells = setup.grid[0] * setup.grid[1]
-    means = _Means(n_classes, len(MEANS) + cells)
+    means = _ClassMeans(n_classes, len(MEANS) + cells)
     read = ["label_index", "pred_index", "heatmap_max", "heatmap", *MEANS]
-    for batch in _many(rows.to_batches(columns=read, filter=OK)):
+    for batch in _merge_batches(rows.to_batches(columns=read, filter=OK)):
         predicted, label = (arrays.classes(batch, name) for name in ("pred_index", "label_index"))
         dead = batch["heatmap_max"].to_numpy() == 0
-        for name, classes in (
+        for name, counted in (
             ("n_label", label[label >= 0]),
             ("n_pred", predicted),
             ("n_correct", predicted[predicted == label]),
             ("dead_maps", predicted[dead]),
         ):
-            counts[name] += np.bincount(classes, minlength=n_classes)
+            counts[name] += np.bincount(counted, minlength=n_classes)
         maps = batch["heatmap"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         numbers = [arrays.numbers(batch, name) for name in MEANS]
         means.add(predicted, np.column_stack([*numbers, maps.reshape(len(predicted), cells)]))
     return _as_table(setup, counts, means.values())
 
 
-def _many(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches in tables of MANY rows and more, but for the last; of small parts each is small."""
-    held: list[pa.RecordBatch] = []
+def _merge_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Merge batches, which are small in small parts, to tables of at least MIN_BATCH_ROWS rows.
+
+    The last table may be smaller.
+    """
+    pending: list[pa.RecordBatch] = []
     for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= MANY:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
+        pending.append(batch)
+        if sum(map(len, pending)) >= MIN_BATCH_ROWS:
+            yield pa.Table.from_batches(pending)
+            pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)
 
 
-class _Means:
-    """Running means of columns per class; NaN does not count."""
+class _ClassMeans:
+    """Running means of columns per class; NaN values are left out."""
 
     def __init__(self, n_classes: int, width: int) -> None:
         self.total = np.zeros((n_classes, width))
         self.count = np.zeros((n_classes, width))
 
     def add(self, classes: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-        """Take values (n, width) of images of classes (n,).
+        """Add values (n, width) of images with class indices (n,).
 
         The totals so far are the first term of each sum, so that the size of a batch does not
-        show in a sum.
+        change the rounding of a sum.
         """
         n_classes = len(self.total)
-        of = np.concatenate([np.arange(n_classes), classes])
-        shape = (n_classes, len(of))
-        members = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape)
-        self.total = members @ np.concatenate([self.total, np.nan_to_num(values)])
-        self.count = members @ np.concatenate([self.count, ~np.isnan(values)])
+        labels = np.concatenate([np.arange(n_classes), classes])
+        n = len(labels)
+        one_hot = sparse.csr_array((np.ones(n), (labels, np.arange(n))), (n_classes, n))
+        self.total = one_hot @ np.concatenate([self.total, np.nan_to_num(values)])
+        self.count = one_hot @ np.concatenate([self.count, ~np.isnan(values)])
 
     def values(self) -> NDArray[np.float64]:
-        """(n_classes, width), NaN where nothing was counted."""
+        """Compute the means (n_classes, width); NaN for a class without values."""
         return np.divide(
             self.total, self.count, where=self.count > 0, out=np.full_like(self.total, np.nan)
         )
@@ -123,7 +127,7 @@ def _as_table(
     setup: Setup, counts: dict[str, NDArray[np.int64]], means: NDArray[np.float64]
 ) -> pa.Table:
     schema = classes_schema(setup.grid)
-    cells: dict[str, Any] = {
+    columns: dict[str, object] = {
         "class_index": range(len(setup.class_names)),
         "class_name": setup.class_names,
         **counts,
@@ -131,52 +135,58 @@ def _as_table(
         "heatmap": [None if np.isnan(row).any() else row for row in means[:, len(MEANS) :]],
     }
     with np.errstate(invalid="ignore", divide="ignore"):
-        cells["accuracy"] = counts["n_correct"] / counts["n_label"]
-        cells["precision"] = counts["n_correct"] / np.where(
+        columns["accuracy"] = counts["n_correct"] / counts["n_label"]
+        columns["precision"] = counts["n_correct"] / np.where(
             counts["n_label"].any(), counts["n_pred"], 0
         )
-    arrays = [pa.array(cells[field.name], field.type, from_pandas=True) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    filled = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
+    return pa.Table.from_arrays(filled, schema=schema)
 
 
-def _candidates(
+def _find_candidates(
     config: Config,
     setup: Setup,
-    drawn: ClassSample,
-    everyone: NDArray[np.int64],
+    sample: ClassSample,
+    pool: NDArray[np.int64],
     class_index: int,
-) -> Iterable[dict[str, Any]]:
-    """Rows of CANDIDATES for one class, whose images are compared with those of everyone else."""
-    own = np.flatnonzero(drawn.classes == class_index)
-    others = everyone[drawn.classes[everyone] != class_index]
-    if min(len(own), len(others)) < candidates.LEAST:
+) -> Iterable[Row]:
+    """Find the candidates of one class, compared with the pool's images of other classes.
+
+    The pool holds positions in the sample. A class of too few images has no candidates.
+    """
+    own = np.flatnonzero(sample.classes == class_index)
+    others = pool[sample.classes[pool] != class_index]
+    if min(len(own), len(others)) < candidates.MIN_IMAGES:
         return []
-    compared = drawn.at(np.concatenate([own, others]))
+    compared = sample.select(np.concatenate([own, others]))
     rng = np.random.default_rng((config.seed, class_index))
     name, permutations = setup.class_names[class_index], config.analysis.permutations
-    return candidates.of_class(name, class_index, compared, permutations, rng)
+    return candidates.find_candidates(name, class_index, compared, permutations, rng)
 
 
-def _of_metadata(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[dict[str, Any]]:
-    """Rows of CANDIDATES for the manifest's further columns, where it has any.
+def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[Row]:
+    """Find metadata columns that are associated with a prediction, given the label.
 
-    They are read one after another, as there may be many.
+    The columns are read one after another, because there may be many.
     """
     if "metadata" not in plan.schema.names:
         return []
-    said = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
+    predictions = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
     classes = [
-        said[name].fill_null(-1).to_numpy().astype(np.int64)
+        predictions[name].fill_null(-1).to_numpy().astype(np.int64)
         for name in ("pred_index", "label_index")
     ]
     tests: list[metadata.Association] = []
-    for further in plan.schema.field("metadata").type:
-        column = plan.to_table(columns={further.name: ds.field("metadata", further.name)})
-        tests += metadata.associations(column.take(said["index"]), *classes)
+    for field in plan.schema.field("metadata").type:
+        column = plan.to_table(columns={field.name: ds.field("metadata", field.name)})
+        tests += metadata.find_associations(column.take(predictions["index"]), *classes)
     limits, names = config.analysis, setup.class_names
-    found = [candidates.of_metadata(test, len(tests), names[test.class_index]) for test in tests]
+    candidate_rows = [
+        candidates.candidate_of_association(test, len(tests), names[test.class_index])
+        for test in tests
+    ]
     return [
         row
-        for row in found
+        for row in candidate_rows
         if row["statistic"] >= limits.min_effect and row["p_value"] < limits.fdr
     ]

@@ -1,4 +1,4 @@
-"""Columns that go with the prediction beyond the label, against closed forms and through a run."""
+"""Metadata columns associated with the prediction, against closed forms and in a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from pipeline.__main__ import audit
 from pipeline.analysis.shortcuts import metadata
 from pipeline.config import Config
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet
 from pipeline.storage.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ def haenszel(outcome: Any, exposed: Any, strata: Any) -> list[float]:
     return list(found[1])
 
 
-def test_all_classes_at_once_are_each_against_the_rest() -> None:
+def test_every_class_is_compared_with_the_rest() -> None:
     """Strata summed one by one, written out from the paper's formulas."""
     rng = np.random.default_rng(1)
     predicted, labels = rng.integers(4, size=300), rng.integers(3, size=300)
@@ -57,8 +57,8 @@ def test_one_stratum_is_the_two_by_two_table() -> None:
     assert p_value == pytest.approx(stats.norm.sf((30 - 20) / spread))
 
 
-def test_a_difference_that_the_labels_explain_is_none() -> None:
-    """Simpson's paradox: within each label the value says nothing, over all it says much."""
+def test_a_difference_explained_by_the_labels_is_no_association() -> None:
+    """Simpson's paradox: within each label there is no association, over all labels there is."""
     labels = np.repeat([0, 1], 100)
     exposed = np.concatenate([np.arange(100) < 80, np.arange(100) < 20])
     outcome = labels == 0
@@ -69,7 +69,7 @@ def test_a_difference_that_the_labels_explain_is_none() -> None:
     assert crude > 0.5
 
 
-def test_values_on_one_side_only_tell_nothing() -> None:
+def test_values_without_images_on_both_sides_are_not_tested() -> None:
     every = np.ones(10, bool)
     assert list(metadata.mantel_haenszel(every.astype(int), every, np.zeros(10, int))) == []
 
@@ -94,7 +94,7 @@ def test_every_kind_of_column_is_grouped_or_left_out() -> None:
             "flag": pa.array(predicted.astype(bool)),
         }
     )
-    found = list(metadata.associations(columns, predicted, np.zeros(n, int)))
+    found = list(metadata.find_associations(columns, predicted, np.zeros(n, int)))
     assert {test.column for test in found} == {"age", "flag"}
     clear = [test for test in found if test.p_value < 1e-6]
     assert {(test.column, test.class_index) for test in clear} == {
@@ -102,12 +102,14 @@ def test_every_kind_of_column_is_grouped_or_left_out() -> None:
     }  # fmt: skip
 
 
-def test_chance_is_no_association() -> None:
+def test_without_association_p_values_are_uniform() -> None:
     rng = np.random.default_rng(0)
     p_values = []
     for _ in range(200):
         columns = pa.table({"site": rng.choice(["A", "B"], 200)})
-        tests = metadata.associations(columns, rng.integers(2, size=200), rng.integers(3, size=200))
+        tests = metadata.find_associations(
+            columns, rng.integers(2, size=200), rng.integers(3, size=200)
+        )
         p_values.append(next(tests).p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 0.001
 
@@ -130,10 +132,10 @@ def build():
 """
 
 
-def test_a_site_that_goes_with_a_prediction_is_suspected_with_its_figures(
+def test_a_site_associated_with_a_prediction_is_suspected(
     tmp_path: Path, configure: Callable[..., Config]
 ) -> None:
-    """Half of the red pictures of site B are labelled green: there red is said more, per label."""
+    """Half of the red images of site B are labelled green, so red is predicted more often there."""
     (tmp_path / "net.py").write_text(NETWORK)
     with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -157,12 +159,12 @@ def test_a_site_that_goes_with_a_prediction_is_suspected_with_its_figures(
     )
     audit(config)
     findings = parquet.read(RunFolder(config.folder).analysis("findings")).to_pylist()
-    told = {
+    by_class = {
         found["class_name"]: found for found in findings if found["kind"] == "metadata"
     }  # of two classes, what favours one goes against the other
-    assert set(told) == {"red", "green"}
+    assert set(by_class) == {"red", "green"}
     for name, site in (("red", "B"), ("green", "A")):
-        assert told[name]["verdict"] == "suspected"
-        assert f"hospital = {site}" in told[name]["summary"]
-        assert "Cramer's V" in told[name]["summary"]
-        assert told[name]["effect"] is None
+        assert by_class[name]["verdict"] == "suspected"
+        assert f"hospital = {site}" in by_class[name]["summary"]
+        assert "Cramer's V" in by_class[name]["summary"]
+        assert by_class[name]["effect"] is None

@@ -1,4 +1,4 @@
-"""Objects are outlined from a box, from activity, or taken as they were marked."""
+"""Objects are outlined from a box or from activity; annotated outlines stay unchanged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from pipeline.analysis.verification import interventions, segment
-from pipeline.analysis.verification.interventions import ImageBatch
+from pipeline.analysis.verification.image_batch import ImageBatch
 
 SIZE = 64
 
 
 def disc() -> Tensor:
-    """(SIZE, SIZE) where the object is."""
+    """Mask (SIZE, SIZE) of the object."""
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     return (rows - 28) ** 2 + (columns - 36) ** 2 < 14**2
 
@@ -30,7 +30,7 @@ def picture(size: int = SIZE) -> Tensor:
 
 
 def active() -> Tensor:
-    """(1, 8, 8): where the layer is active, coarsely."""
+    """Activity (1, 8, 8) of the layer, on the object."""
     shares = torch.nn.functional.avg_pool2d(disc()[None].float(), 8)
     return shares / shares.sum()
 
@@ -41,41 +41,45 @@ def overlap(mask: Tensor, size: int = SIZE) -> float:
 
 
 @pytest.mark.parametrize("size", [SIZE, 200])
-def test_from_activity(size: int) -> None:
-    unmarked = torch.zeros(1, 1, size, size, dtype=torch.bool)
-    found = segment.objects(picture(size), active(), unmarked)
+def test_an_object_is_outlined_from_activity(size: int) -> None:
+    unannotated = torch.zeros(1, 1, size, size, dtype=torch.bool)
+    found = segment.outline_objects(picture(size), active(), unannotated)
     assert found.shape == (1, 1, size, size)
     assert overlap(found, size) > 0.9
 
 
-def test_from_a_box_that_is_only_near_it() -> None:
+def test_an_object_is_outlined_from_a_loose_box() -> None:
     box = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     box[..., 10:46, 20:54] = True
-    found = segment.objects(picture(), torch.full((1, 8, 8), 1 / 64), box)
+    found = segment.outline_objects(picture(), torch.full((1, 8, 8), 1 / 64), box)
     assert overlap(found) > 0.9
     assert not (found & ~box).any()
 
 
-def test_an_outline_is_taken_as_it_is() -> None:
+def test_an_annotated_outline_stays_unchanged() -> None:
     outline = disc()[None, None].clone()
     outline[..., 30:, :] = False
-    assert torch.equal(segment.objects(picture(), active(), outline), outline)
+    assert torch.equal(segment.outline_objects(picture(), active(), outline), outline)
 
 
-def test_where_colours_do_not_part_the_likely_pixels_are_taken() -> None:
+def test_without_different_colours_the_likely_pixels_are_returned() -> None:
     flat = torch.full((1, 3, SIZE, SIZE), 80, dtype=torch.uint8)
-    unmarked = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
-    found = segment.objects(flat, active(), unmarked)
+    unannotated = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
+    found = segment.outline_objects(flat, active(), unannotated)
     assert 0 < found.sum() < SIZE * SIZE
-    assert torch.equal(found, segment.objects(flat, active(), unmarked))
+    assert torch.equal(found, segment.outline_objects(flat, active(), unannotated))
 
 
-def test_a_cleared_scene_shows_its_surroundings_where_the_object_was() -> None:
+def test_an_erased_object_is_filled_from_its_surroundings() -> None:
     image, heat = picture(), active()
-    unmarked = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
+    unannotated = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     zero = torch.zeros(1, dtype=torch.int64)
-    outlined = interventions.outlined(ImageBatch(zero, zero, image, heat, heat, heat, unmarked))
-    cleared = interventions.cleared(outlined)
-    assert int(cleared.pictures[0, 0].max()) < 100  # nothing orange is left
-    swapped = interventions.surroundings().remove(outlined, interventions.cleared(outlined))
+    outlined = interventions.add_object_masks(
+        ImageBatch(zero, zero, image, heat, heat, heat, unannotated)
+    )
+    erased = interventions.erase_objects(outlined)
+    assert int(erased.pixels[0, 0].max()) < 100  # no orange pixel remains
+    swapped = interventions.outlined_background_transplant().remove(
+        outlined, interventions.erase_objects(outlined)
+    )
     assert torch.equal(swapped[:, :, 28, 36], image[:, :, 28, 36])

@@ -1,6 +1,6 @@
-"""discover and verify on pictures and a network whose behaviour is known exactly.
+"""The stages discover and verify on images and a network whose evidence is known exactly.
 
-The network counts coloured pixels, so what each class rests on is what the test says it rests on.
+The network counts pixels of pure colours, so that every test knows what each class relies on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from pipeline.__main__ import audit
+from pipeline.analysis import place_words
 from pipeline.analysis.shortcuts import clusters, regions
 from pipeline.analysis.verification import effects
 from pipeline.config import Config
 from pipeline.stages import discover
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
@@ -67,7 +68,7 @@ MAGENTA = (255, 0, 255)
 
 
 def write_pictures(root: Path, n: int = 40) -> None:
-    """A coloured square at a random place; three in four blue ones wear a magenta patch."""
+    """A coloured square at a random place; three in four blue images have a magenta patch."""
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (root / name).mkdir(parents=True)
@@ -84,7 +85,7 @@ def write_pictures(root: Path, n: int = 40) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, configure: Callable[..., Config]) -> Callable[[str], RunFolder]:
-    """Audit the pictures with one of the two networks."""
+    """Audit the images with one of the two networks."""
     write_pictures(tmp_path / "photos")
     (tmp_path / "counter.py").write_text(NETWORK)
 
@@ -129,13 +130,13 @@ def test_a_cue_that_the_model_uses_is_confirmed_with_its_place(
     assert "bottom left" in found["summary"]
 
 
-def test_members_are_those_that_wear_the_cue_and_rely_on_it(
+def test_members_are_the_images_with_the_cue(
     run: Callable[[str], RunFolder],
 ) -> None:
     folder = run("uses_cue")
     members = parquet.read(folder.analysis("members")).to_pylist()
     assert {m["image_id"] for m in members} == {f"blue/{n:03d}.png" for n in range(40) if n % 4}
-    # Blue squares alone are blue with little doubt, so that the patch carries what is left.
+    # Blue squares alone are predicted as blue, so that the patch adds little probability.
     assert all(0 <= m["reliance"] <= 1 for m in members)
     suspects = parquet.read(folder.analysis("suspects")).to_pylist()
     shortcut = [s for s in suspects if s["kind"] == "shortcut"]
@@ -143,7 +144,7 @@ def test_members_are_those_that_wear_the_cue_and_rely_on_it(
     assert all(s["finding_id"] for s in shortcut)
 
 
-def test_a_cue_that_is_there_but_not_used_is_no_finding(run: Callable[[str], RunFolder]) -> None:
+def test_an_unused_cue_is_no_finding(run: Callable[[str], RunFolder]) -> None:
     folder = run("ignores_cue")
     assert parquet.read(folder.analysis("findings")).num_rows == 0
 
@@ -160,122 +161,129 @@ def maps(rng: np.random.Generator, n: int, spot: tuple[int, int] | None = None) 
     heat[:, 2:4, 2:4] += rng.random((n, 2, 2))
     if spot:
         heat[:, spot[0], spot[1]] += 1
-    return regions.mass(heat)
+    return regions.heat_shares(heat)
 
 
-def test_the_region_is_where_a_class_has_heat_that_others_have_not() -> None:
+def test_a_region_is_found_where_only_one_class_has_heat() -> None:
     rng = np.random.default_rng(0)
-    found = regions.unusual_regions(maps(rng, 50, (0, 5)), maps(rng, 200), 200, rng)
+    found = regions.find_unusual_regions(maps(rng, 50, (0, 5)), maps(rng, 200), 200, rng)
     assert np.argwhere(found[0].cells).tolist() == [[0, 5]]
     assert found[0].p_value == pytest.approx(1 / 201)
 
 
-def test_a_minority_that_wears_a_cue_is_enough() -> None:
+def test_a_cue_of_a_minority_of_the_images_is_found() -> None:
     rng = np.random.default_rng(0)
     own = np.concatenate([maps(rng, 8, (5, 0)), maps(rng, 42)])
-    found = regions.unusual_regions(own, maps(rng, 200), 200, rng)
+    found = regions.find_unusual_regions(own, maps(rng, 200), 200, rng)
     assert [5, 0] in np.argwhere(found[0].cells).tolist()
 
 
-def test_where_classes_do_not_differ_regions_come_at_the_level_of_the_test() -> None:
+def test_equal_classes_have_regions_at_the_level_of_the_test() -> None:
     """Two statistics at 5 % each: at most 10 % of draws may yield a region, up to chance."""
     alarms, draws = 0, 100
     for seed in range(draws):
         rng = np.random.default_rng(seed)
-        alarms += bool(regions.unusual_regions(maps(rng, 40), maps(rng, 200), 100, rng))
+        alarms += bool(regions.find_unusual_regions(maps(rng, 40), maps(rng, 200), 100, rng))
     assert stats.binomtest(alarms, draws, 0.10, alternative="greater").pvalue > 0.001
 
 
 def test_kinds_and_places_have_names() -> None:
     ring = np.ones((6, 6), bool)
     ring[1:-1, 1:-1] = False
-    assert regions.kind(ring) == "frame"
+    assert regions.kind_of_cells(ring) == "frame"
     corner = np.zeros((6, 6), bool)
     corner[0, 5] = True
-    assert (regions.kind(corner), regions.place(corner)) == ("patch", "top right")
-    assert regions.place(np.ones((6, 6), bool)) == "centre"
+    assert (regions.kind_of_cells(corner), place_words.place_of_cells(corner)) == (
+        "patch",
+        "top right",
+    )
+    assert place_words.place_of_cells(np.ones((6, 6), bool)) == "centre"
     bottom = np.zeros((6, 6), bool)
     bottom[-1, 1:] = True
-    assert (regions.kind(bottom), regions.place(bottom)) == ("edge", "bottom edge")
-    assert regions.bounds(corner) == pytest.approx({"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6})
+    assert (regions.kind_of_cells(bottom), place_words.place_of_cells(bottom)) == (
+        "edge",
+        "bottom edge",
+    )
+    assert regions.bounding_box(corner) == pytest.approx(
+        {"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6}
+    )
 
 
 def test_the_paired_comparison_is_mcnemars_exact_test() -> None:
     rng = np.random.default_rng(0)
-    hit = np.array([True] * 9 + [False] * 11)
+    flipped = np.array([True] * 9 + [False] * 11)
     control = np.array([False] * 8 + [True] * 2 + [False] * 10)
-    effect = effects.compare(hit, control, rng)
-    assert (effect.hit, effect.control) == (0.45, 0.1)
+    effect = effects.compare_flips(flipped, control, rng)
+    assert (effect.flip_rate, effect.control_rate) == (0.45, 0.1)
     assert effect.p_value == pytest.approx(sum(stats.binom.pmf(k, 9, 0.5) for k in (8, 9)))
-    assert effect.low < effect.gain < effect.high
-    assert effects.compare(hit, hit, rng).p_value == 1
+    assert effect.ci_low < effect.gain < effect.ci_high
+    assert effects.compare_flips(flipped, flipped, rng).p_value == 1
 
 
-def test_a_cue_works_on_the_typical_class_a_likeness_on_one() -> None:
+def test_a_cue_flips_most_classes_and_a_likeness_one_class() -> None:
     classes = np.repeat([0, 1, 2], 10)
     none = np.zeros(30, bool)
-    assert effects.typical_gain(classes == 0, none, classes) == 0
-    assert effects.typical_gain(classes < 2, none, classes) == 1
-    assert effects.typical_gain(classes < 2, classes < 2, classes) == 0
-    # Of a hundred classes with an image each, four in ten turn wherever they stand: not half of
-    # the classes, but the typical ones.
+    assert effects.median_class_gain(classes == 0, none, classes) == 0
+    assert effects.median_class_gain(classes < 2, none, classes) == 1
+    assert effects.median_class_gain(classes < 2, classes < 2, classes) == 0
+    # Of a hundred classes with one image each, four in ten flip: scattered, or neighbouring.
     many = np.arange(100)
-    assert effects.typical_gain(many % 5 < 2, many < 0, many) == pytest.approx(0.4)
-    assert effects.typical_gain(many < 40, many < 0, many) == 0
+    assert effects.median_class_gain(many % 5 < 2, many < 0, many) == pytest.approx(0.4)
+    assert effects.median_class_gain(many < 40, many < 0, many) == 0
 
 
-def test_the_hurdle_is_what_other_classes_do_and_no_single_one_moves_it() -> None:
+def test_the_decision_threshold_comes_from_other_classes_but_not_from_one_outlier() -> None:
     ordinary = np.array([0.0, 0.02, 0.04, 0.04, 0.04, 0.1])
-    assert effects.hurdle(np.zeros(9), 0.1) == pytest.approx(0.1)
-    assert effects.hurdle(ordinary, 0.1) == pytest.approx(0.18)
+    assert effects.decision_threshold(np.zeros(9), 0.1) == pytest.approx(0.1)
+    assert effects.decision_threshold(ordinary, 0.1) == pytest.approx(0.18)
     ordinary[-1] = 0.9
-    assert effects.hurdle(ordinary, 0.1) == pytest.approx(0.18)
-    assert effects.hurdle(np.zeros(0), 0.1) == pytest.approx(0.1)
-    assert effects.hurdle(np.full(5, -0.3), 0.1) == pytest.approx(0.1)
+    assert effects.decision_threshold(ordinary, 0.1) == pytest.approx(0.18)
+    assert effects.decision_threshold(np.zeros(0), 0.1) == pytest.approx(0.1)
+    assert effects.decision_threshold(np.full(5, -0.3), 0.1) == pytest.approx(0.1)
 
 
-def test_those_that_have_something_are_told_from_those_that_are_like_the_null() -> None:
+def test_the_separating_threshold_separates_a_mixture_from_the_null() -> None:
     rng = np.random.default_rng(0)
     null = rng.normal(0, 0.01, 400)
     own = np.concatenate([rng.normal(0, 0.01, 210), rng.normal(0.5, 0.1, 90)])
-    assert (own > effects.apart(own, null)).sum() == pytest.approx(90, abs=2)
-    # Where nearly all have it, a weak one is rather one of them than one of the null.
+    assert (own > effects.separating_threshold(own, null)).sum() == pytest.approx(90, abs=2)
+    # If nearly all images have the cue, a small value is more likely from one with the cue.
     most = np.concatenate([rng.normal(0, 0.01, 30), rng.normal(0.02, 0.005, 270)])
-    assert (most > effects.apart(most, null)).sum() > 250
-    # Where none has it, hardly one is taken for a wearer.
-    assert (null[:200] > effects.apart(null[:200], null[200:])).mean() < 0.1
+    assert (most > effects.separating_threshold(most, null)).sum() > 250
+    # If no image has the cue, hardly any value is above the threshold.
+    assert (null[:200] > effects.separating_threshold(null[:200], null[200:])).mean() < 0.1
 
 
 def test_the_bound_on_false_findings_is_clopper_and_pearsons() -> None:
-    most = effects.most_false(0, 20)
+    most = effects.false_finding_bound(0, 20)
     assert (1 - most) ** 20 == pytest.approx(0.05)
-    most = effects.most_false(2, 50)
+    most = effects.false_finding_bound(2, 50)
     assert stats.binom.cdf(2, 50, most) == pytest.approx(0.05)
-    assert effects.most_false(3, 3) == 1
+    assert effects.false_finding_bound(3, 3) == 1
 
 
-def test_a_minority_that_looks_at_something_else_is_a_group() -> None:
+def test_a_minority_with_other_evidence_is_a_group() -> None:
     rng = np.random.default_rng(0)
     look = rng.normal(size=(100, 16))
     look[:15] = 4 * np.eye(16)[0] + 0.1 * rng.normal(size=(15, 16))
     look /= np.linalg.norm(look, axis=1, keepdims=True)
-    groups = clusters.minorities(look, maps(rng, 100), 2)
+    groups = clusters.find_minority_groups(look, maps(rng, 100), 2)
     assert any(set(range(15)) <= set(group.tolist()) and len(group) < 25 for group in groups)
 
 
-def test_images_that_are_all_alike_are_no_groups() -> None:
+def test_identical_images_form_no_groups() -> None:
     same = np.ones((50, 8)) / 8**0.5
-    assert clusters.minorities(same, np.full((50, 4, 4), 1 / 16), 2) == []
-    assert clusters.minorities(same[:9], np.full((9, 4, 4), 1 / 16), 2) == []
+    assert clusters.find_minority_groups(same, np.full((50, 4, 4), 1 / 16), 2) == []
+    assert clusters.find_minority_groups(same[:9], np.full((9, 4, 4), 1 / 16), 2) == []
 
 
 @pytest.mark.parametrize("many", [1, 10, 1 << 14])
-def test_means_of_classes_are_those_of_their_rows_however_many_are_added_up_at_once(
+def test_class_means_do_not_depend_on_the_batch_size(
     tmp_path: Path, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discover, "MANY", many)
+    monkeypatch.setattr(discover, "MIN_BATCH_ROWS", many)
     rng = np.random.default_rng(0)
-    told: list[dict[str, Any]] = [
+    rows: list[dict[str, Any]] = [
         {
             "index": index, "image_id": str(index), "status": "error" if index % 9 == 8 else "ok",
             "pred_index": index % 2, "label_index": None if index % 5 == 4 else index % 3,
@@ -284,13 +292,13 @@ def test_means_of_classes_are_those_of_their_rows_however_many_are_added_up_at_o
         }
         for index in range(40)
     ]  # fmt: skip
-    setup = Setup("f", {}, {}, ["cat", "dog", "owl"], (2, 2), 2, {}, len(told), 7)
+    setup = Setup("f", {}, {}, ["cat", "dog", "owl"], (2, 2), 2, {}, len(rows), 7)
     run = RunFolder(tmp_path)
     for shard in range(setup.n_shards):
-        own = [told[index] for index in setup.rows(shard)]
+        own = [rows[index] for index in setup.rows(shard)]
         run_folder.commit_part(run, setup, shard, pa.Table.from_pylist(own, part_schema((2, 2), 2)))
     cat, _, owl = discover.class_table(run_folder.rows(run, setup), setup).to_pylist()
-    cats = [row for row in told if row["status"] == "ok" and row["pred_index"] == 0]
+    cats = [row for row in rows if row["status"] == "ok" and row["pred_index"] == 0]
     assert (cat["n_pred"], cat["dead_maps"]) == (len(cats), sum(not r["heatmap_max"] for r in cats))
     assert cat["n_correct"] == sum(row["label_index"] == 0 for row in cats)
     assert cat["confidence"] == pytest.approx(np.mean([row["confidence"] for row in cats]))

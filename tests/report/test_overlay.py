@@ -90,7 +90,7 @@ def test_dark_pictures_are_brightened_and_others_are_not() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "words"),
-    [((0, 0), "upper left"), ((3, 3), "centre"), ((6, 3), "lower edge"), ((3, 6), "right edge")],
+    [((0, 0), "top left"), ((3, 3), "centre"), ((6, 3), "bottom"), ((3, 6), "right")],
 )
 def test_the_place_of_a_map_is_told_in_words(cell: tuple[int, int], words: str) -> None:
     assert overlay.place(one_hot(*cell)) == words

@@ -1,1 +1,1 @@
-"""Shortcuts: where a class's images are unusual, what is changed in pictures, what that proves."""
+"""Candidates for shortcuts, found in the tables of a run alone; no model is loaded."""

@@ -1,10 +1,9 @@
-"""A bounded, deterministic sample of a run's images per class."""
+"""A bounded, deterministic sample of a run's images per predicted class."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -16,13 +15,21 @@ from pipeline.storage.sample import sample_per_class
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import IMAGE
 
-EXPLAINED = (ds.field("status") == "ok") & (ds.field("heatmap_max") > 0)
+HAS_HEATMAP = (ds.field("status") == "ok") & (ds.field("heatmap_max") > 0)
+"""Filter of the rows whose image could be read and whose heatmap is not dead (all zero)."""
 
 
 @dataclass(frozen=True)
 class ClassSample:
-    """Images with a live map: plan position, predicted class and confidence (n,), map (n, h, w),
-    embedding (n, d), and the image_* statistics (n, len(IMAGE)).
+    """n sampled images, none with a dead heatmap.
+
+    Attributes:
+        index: (n,) positions in the plan, ascending.
+        classes: (n,) predicted class indices.
+        confidence: (n,) probabilities of the predicted class.
+        heatmaps: (n, h, w) in [0, 1], on the target layer's grid.
+        embeddings: (n, d), of unit length.
+        statistics: (n, len(IMAGE)), the image_* columns in the order of IMAGE.
     """
 
     index: NDArray[np.int64]
@@ -32,18 +39,25 @@ class ClassSample:
     embeddings: NDArray[np.float32]
     statistics: NDArray[np.float32]
 
-    def at(self, rows: NDArray[Any]) -> ClassSample:
-        """Some of the images, by their position in the sample, or by a mask."""
+    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> ClassSample:
+        """Return some of the images, by their positions in the sample or by a mask (n,)."""
         return ClassSample(*(values[rows] for values in vars(self).values()))
 
 
-def draw(rows: Rows, setup: Setup, per_class: int, seed: int) -> ClassSample:
-    """Up to `per_class` images of each predicted class; the same seed draws the same ones."""
-    table = rows.to_table(columns=["index", "pred_index"], filter=EXPLAINED)
+def draw_sample(rows: Rows, setup: Setup, per_class: int, seed: int) -> ClassSample:
+    """Draw up to `per_class` images of each predicted class; the same seed draws the same images.
+
+    Args:
+        rows: all rows of the run's parts.
+        setup: the run's setup, for the grid and the width of the embedding.
+        per_class: most images of one class.
+        seed: seed of the draw.
+    """
+    table = rows.to_table(columns=["index", "pred_index"], filter=HAS_HEATMAP)
     index, classes = table["index"].to_numpy(), table["pred_index"].to_numpy()
     chosen = sample_per_class(classes, per_class, seed)
-    wanted = ["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE]
-    table = rows.at(index[chosen], wanted)
+    columns = ["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE]
+    table = rows.at(index[chosen], columns)
     return ClassSample(
         index=table["index"].to_numpy(),
         classes=table["pred_index"].to_numpy().astype(np.int64),

@@ -1,4 +1,4 @@
-"""Columns of the manifest that go with the prediction beyond the label: counts, no pictures."""
+"""Metadata columns associated with the prediction, given the label; counts, no images."""
 
 from __future__ import annotations
 
@@ -11,59 +11,80 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
-MOST_VALUES = 30
-"""A column with more values names images, not groups of them; numbers are cut into quarters."""
-LEAST = 20
-"""Images that a value needs on both sides."""
+MAX_VALUES = 30
+"""Most values of a column that forms groups; numbers with more values are cut into quarters."""
+MIN_IMAGES = 20
+"""Fewest images with a value, and fewest without it, for a test of the value."""
 
 
 @dataclass(frozen=True)
 class Association:
-    """That images with a value of a column are predicted as a class more often, label for label.
+    """The test of whether images with a value of a column are predicted as a class more often.
 
-    share and others are the chances of the prediction with and without the value, as they would be
-    if both had the same labels; confounding is Cramer's V of the column and the label.
+    Attributes:
+        class_index: the predicted class.
+        column, value: name of the metadata column and the value, or range of numbers, as text.
+        share_with, share_without: shares in [0, 1] of the images with and without the value that
+            are predicted as the class, standardised to the same labels.
+        p_value: one-sided p-value of Mantel and Haenszel's test, for this test alone.
+        confounding: Cramer's V of the column and the label, in [0, 1].
     """
 
     class_index: int
     column: str
     value: str
-    share: float
-    others: float
+    share_with: float
+    share_without: float
     p_value: float
     confounding: float
 
 
-def associations(
+def find_associations(
     columns: pa.Table, predicted: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> Iterator[Association]:
-    """Every class with every value of every column that has few.
+    """Test every class with every value of every column that forms groups.
 
-    The test is Mantel and Haenszel's (JNCI 1959) of the prediction with the value over strata of
-    one label each, one-sided; images without a label are a stratum.
+    The test is that of Mantel and Haenszel ("Statistical aspects of the analysis of data from
+    retrospective studies of disease", JNCI 1959), one-sided, with one stratum for each label and
+    one for images without a label.
 
     Args:
-        columns: (n, any number) of metadata.
-        predicted, labels: (n,) class indices, -1 where there is no label.
+        columns: n rows of metadata.
+        predicted: (n,) class indices.
+        labels: (n,) class indices, -1 where there is no label.
+
+    Yields:
+        All tests, significant or not; the p-values are not corrected for their number.
     """
     for name in columns.column_names:
-        codes, values = _groups(columns[name])
+        codes, values = _encode_groups(columns[name])
         confounding = cramers_v(codes, labels)
         for code, value in enumerate(values):
             has = codes == code
-            if min(has.sum(), (~has).sum()) < LEAST:
+            if min(has.sum(), (~has).sum()) < MIN_IMAGES:
                 continue
-            for class_index, share, others, p_value in mantel_haenszel(predicted, has, labels):
-                yield Association(class_index, name, value, share, others, p_value, confounding)
+            for class_index, *result in mantel_haenszel(predicted, has, labels):
+                share_with, share_without, p_value = result
+                shares = share_with, share_without
+                yield Association(class_index, name, value, *shares, p_value, confounding)
 
 
 def mantel_haenszel(
     predicted: NDArray[np.int64], exposed: NDArray[np.bool_], strata: NDArray[np.int64]
 ) -> Iterator[tuple[int, float, float, float]]:
-    """For each predicted class, its chance with and without exposure, over the same strata, and p.
+    """Test, for each predicted class, whether exposed images are predicted so more often.
 
-    Strata count by n1 * n0 / n, as in Mantel and Haenszel's estimate of the common difference.
-    Work and memory grow with the images, not with classes times images.
+    The strata are weighted by n1 * n0 / n, as in Mantel and Haenszel's estimate of the common
+    difference. Work and memory grow with the images, not with classes times images.
+
+    Args:
+        predicted: (n,) class indices.
+        exposed: (n,), true for the images with the value.
+        strata: (n,) indices of the strata, here labels.
+
+    Yields:
+        The class index, the standardised shares in [0, 1] of exposed and of other images that are
+        predicted so, and the one-sided p-value. Nothing where no stratum has images of both kinds.
     """
     _, stratum = np.unique(strata, return_inverse=True)
     classes, outcome = np.unique(predicted, return_inverse=True)
@@ -91,27 +112,30 @@ def mantel_haenszel(
 
 
 def cramers_v(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """How far two codings (n,) go together, in [0, 1] (Cramer, "Mathematical Methods", 1946)."""
+    """Association of two codings (n,), in [0, 1]; 0 where one of them is constant.
+
+    Cramer, "Mathematical Methods of Statistics", Princeton 1946, page 282.
+    """
     table = stats.contingency.crosstab(one, other).count
     if min(table.shape) < 2:
         return 0.0
     return float(stats.contingency.association(table, method="cramer"))
 
 
-def _groups(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Each image's group (n,), -1 where it has none, and the groups' names; none if too many."""
+def _encode_groups(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """Group of each image (n,), -1 for a null, and the groups' names; no names if too many."""
     numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if numeric and pc.count_distinct(column).as_py() > MOST_VALUES:
-        column = _quarters(column)
+    if numeric and pc.count_distinct(column).as_py() > MAX_VALUES:
+        column = _cut_into_quarters(column)
     encoded = pc.cast(column, pa.string(), safe=False).combine_chunks().dictionary_encode()
     names: list[str] = encoded.dictionary.to_pylist()
-    if not 2 <= len(names) <= MOST_VALUES:
+    if not 2 <= len(names) <= MAX_VALUES:
         return np.full(len(column), -1), []
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), names
 
 
-def _quarters(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Numbers as the quarter of all that they are in, such as "2.5 to 7"."""
+def _cut_into_quarters(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replace each number by the range of its quarter of all numbers, such as "2.5 to 7"."""
     values = column.to_numpy().astype(np.float64)
     bounds = np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1])
     at = np.clip(np.searchsorted(bounds, values, side="right") - 1, 0, 3)

@@ -1,1 +1,1 @@
-"""Proof: candidates put to the test on the model, by changing pictures and asking it again."""
+"""Verification of candidates: interventions on images, and their effect on the predictions."""

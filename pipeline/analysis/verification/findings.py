@@ -1,120 +1,142 @@
-"""From cases to the tables: verdicts, sentences, members, pictures of interventions."""
+"""Verdicts and tables: from tested candidates to rows of FINDINGS, MEMBERS and INTERVENTIONS."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from pipeline.analysis.shortcuts.candidates import METADATA
-from pipeline.analysis.verification import effects
+from pipeline.analysis.verification import effects, wording
 from pipeline.analysis.verification.tested_candidate import TestedCandidate
 from pipeline.config import AnalysisConfig
 from pipeline.data.pictures import webp
-from pipeline.storage.schema import FINDINGS
+from pipeline.storage.schema import FINDINGS, Row, Verdict
 
-Row = dict[str, Any]
-Names = Callable[[list[int]], dict[int, str]]
+ImageIds = Callable[[list[int]], dict[int, str]]
+"""A function from positions in the plan to the image ids at these positions."""
 
-CONFIRMED, SUSPECTED = "confirmed", "suspected"
-EXAMPLES = 8
-
-
-def q_values(cases: list[TestedCandidate]) -> list[float]:
-    """Benjamini-Hochberg q of every candidate; one that was not tried has shown nothing, p = 1."""
-    p_values = [case.added.effect.p_value if case.added else 1.0 for case in cases]
-    return [float(q) for q in stats.false_discovery_control(p_values)] if cases else []
+MAX_EXAMPLES = 8
+"""Most image ids in the column `example_ids`."""
 
 
-def verdict(case: TestedCandidate, q_value: float, limits: AnalysisConfig) -> str | None:
-    """confirmed, suspected, or None where there is no finding (see stages/verify.py)."""
-    if not case.clears(limits.min_effect) or q_value >= limits.fdr:
+@dataclass(frozen=True)
+class Decision:
+    """A tested candidate with its Benjamini-Hochberg q-value and its verdict, None for none."""
+
+    tested: TestedCandidate
+    q_value: float
+    verdict: Verdict | None
+
+
+def q_values(tested: list[TestedCandidate]) -> list[float]:
+    """Compute the q-value of every candidate by the procedure of Benjamini and Hochberg.
+
+    Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 1995. A candidate that
+    was screened but not tested counts with p = 1.
+    """
+    p_values = [each.adding.effect.p_value if each.adding else 1.0 for each in tested]
+    return [float(q) for q in stats.false_discovery_control(p_values)] if tested else []
+
+
+def decide(tested: TestedCandidate, q_value: float, limits: AnalysisConfig) -> Verdict | None:
+    """Decide the verdict by the rules of stages/verify.py; None if there is no finding."""
+    if not tested.passes(limits.min_effect) or q_value >= limits.fdr:
         return None
-    return CONFIRMED if case.is_wide(limits.min_effect) else SUSPECTED
+    return Verdict.CONFIRMED if tested.is_general(limits.min_effect) else Verdict.SUSPECTED
 
 
-def tables(
-    limits: AnalysisConfig, cases: list[TestedCandidate], names: Names, class_names: list[str]
+def build_tables(
+    limits: AnalysisConfig,
+    tested: list[TestedCandidate],
+    image_ids: ImageIds,
+    class_names: list[str],
 ) -> dict[str, list[Row]]:
-    """Rows of FINDINGS, confirmed and strong ones first, of MEMBERS and of INTERVENTIONS.
+    """Build the rows of "findings", "members" and "interventions".
+
+    A candidate that describes the same cue as a finding of an equal or a better verdict is left
+    out.
 
     Args:
-        limits: the settings of the analysis.
-        cases: all of the run, tried or not.
-        names: from plan positions to image ids.
-        class_names: of the model's outputs.
+        limits: the analysis settings.
+        tested: all candidates of the run, tested or only screened.
+        image_ids: from positions in the plan to image ids.
+        class_names: names of the model's outputs.
+
+    Returns:
+        Rows by the name of the table; findings are ordered by verdict, then by falling score.
     """
-    judged = [
-        (case, q_value, verdict(case, q_value, limits))
-        for case, q_value in zip(cases, q_values(cases), strict=True)
+    decisions = [
+        Decision(each, q_value, decide(each, q_value, limits))
+        for each, q_value in zip(tested, q_values(tested), strict=True)
     ]
-    standing = {id(case): said for case, _, said in judged if said}
+    verdicts = {id(each.tested): each.verdict for each in decisions if each.verdict}
     kept = [
-        (case, q_value, said)
-        for case, q_value, said in judged
-        if said and standing.get(id(case.same_as)) not in (said, CONFIRMED)
+        each
+        for each in decisions
+        if each.verdict
+        and verdicts.get(id(each.tested.same_as)) not in (each.verdict, Verdict.CONFIRMED)
     ]
-    kept.sort(key=lambda each: (each[2] != CONFIRMED, -_score(each[0])))
-    told: dict[str, list[Row]] = {"findings": [], "members": [], "interventions": []}
-    ids = _ids([case for case, _, _ in kept])
-    for finding_id, (case, q_value, said) in zip(ids, kept, strict=True):
-        rows = _members(finding_id, case, names(case.wearers))
-        told["findings"].append(_finding(finding_id, case, q_value, said, rows))
-        told["members"] += rows
-        told["interventions"] += _interventions(finding_id, case, names, class_names)
-    return told
+    kept.sort(key=lambda each: (each.verdict != Verdict.CONFIRMED, -_score(each.tested)))
+    tables: dict[str, list[Row]] = {"findings": [], "members": [], "interventions": []}
+    for finding_id, each in zip(_number_ids([e.tested for e in kept]), kept, strict=True):
+        members = list(_member_rows(finding_id, each.tested, image_ids))
+        tables["findings"].append(_finding_row(finding_id, each, members))
+        tables["members"] += members
+        tables["interventions"] += _intervention_rows(
+            finding_id, each.tested, image_ids, class_names
+        )
+    return tables
 
 
-def _ids(cases: list[TestedCandidate]) -> list[str]:
-    """An id for each; those of one kind at one rough place are numbered from the left."""
-    ids = [str(case.candidate["candidate_id"]) for case in cases]
-    boxes = [tuple((case.candidate["region"] or {}).values()) for case in cases]
+def _number_ids(tested: list[TestedCandidate]) -> list[str]:
+    """Make a unique id for each finding; equal candidate ids are numbered from left to right."""
+    ids = [str(each.candidate["candidate_id"]) for each in tested]
+    boxes = [tuple((each.candidate["region"] or {}).values()) for each in tested]
     seen: Counter[str] = Counter()
     numbered = list(ids)
-    for place in sorted(range(len(ids)), key=lambda place: boxes[place]):
-        seen[ids[place]] += 1
-        if seen[ids[place]] > 1:
-            numbered[place] = f"{ids[place]}-{seen[ids[place]]}"
+    for position in sorted(range(len(ids)), key=lambda position: boxes[position]):
+        seen[ids[position]] += 1
+        if seen[ids[position]] > 1:
+            numbered[position] = f"{ids[position]}-{seen[ids[position]]}"
     return numbered
 
 
-def _score(case: TestedCandidate) -> float:
-    return max(0.0, (case.gain + max(0.0, case.removed.effect.gain)) / 2)
+def _score(tested: TestedCandidate) -> float:
+    """Mean of the gains of adding and of removing the cue, at least 0."""
+    return max(0.0, (tested.gain + max(0.0, tested.removing.effect.gain)) / 2)
 
 
-def _members(finding_id: str, case: TestedCandidate, names: dict[int, str]) -> list[Row]:
-    """Images whose cue works on others, and how far each one's prediction falls without it."""
-    return [
-        {
+def _member_rows(finding_id: str, tested: TestedCandidate, image_ids: ImageIds) -> Iterator[Row]:
+    ids = image_ids(tested.with_cue)
+    for index in tested.with_cue:
+        yield {
             "finding_id": finding_id,
             "index": index,
-            "image_id": names[index],
-            "reliance": case.removed.reliance[index],
+            "image_id": ids[index],
+            "reliance": tested.removing.reliance[index],
         }
-        for index in case.wearers
-    ]
 
 
-def _interventions(
-    finding_id: str, case: TestedCandidate, names: Names, class_names: list[str]
+def _intervention_rows(
+    finding_id: str, tested: TestedCandidate, image_ids: ImageIds, class_names: list[str]
 ) -> Iterator[Row]:
-    """What is shown of the interventions, pictures as WebP."""
-    known = names([place for each in case.illustrations for place in (each.index, each.source)])
-    for each in case.illustrations:
+    shown = tested.illustrations
+    ids = image_ids([position for each in shown for position in (each.index, each.source)])
+    for each in shown:
         before, after = (
-            webp(np.asarray(picture.permute(1, 2, 0))) for picture in (each.before, each.after)
+            webp(np.asarray(pixels.permute(1, 2, 0))) for pixels in (each.before, each.after)
         )
         yield {
             "finding_id": finding_id,
             "index": each.index,
-            "image_id": known[each.index],
-            "source_id": known[each.source],
+            "image_id": ids[each.index],
+            "source_id": ids[each.source],
             "change": each.change,
-            "class_name": case.candidate["class_name"],
+            "class_name": tested.candidate["class_name"],
             "prob_before": each.prob_before,
             "prob_after": each.prob_after,
             "pred_before": class_names[each.pred_before],
@@ -124,111 +146,95 @@ def _interventions(
         }
 
 
-def _finding(
-    finding_id: str, case: TestedCandidate, q_value: float, said: str, members: list[Row]
-) -> Row:
-    assert case.added is not None
-    candidate, effect = case.candidate, case.added.effect
+def _finding_row(finding_id: str, decision: Decision, members: list[Row]) -> Row:
+    tested = decision.tested
+    assert tested.adding is not None
+    assert decision.verdict is not None
+    candidate, effect = tested.candidate, tested.adding.effect
     ranked = sorted(members, key=lambda row: (-row["reliance"], row["index"]))
     return {
         "finding_id": finding_id,
         "class_name": candidate["class_name"],
         "kind": candidate["kind"],
-        "verdict": said,
-        "score": _score(case),
+        "verdict": decision.verdict,
+        "score": _score(tested),
         "region": candidate["region"],
         "n_images": len(members),
-        "effect": effect.hit,
-        "control": effect.control,
-        "ci_low": effect.low,
-        "ci_high": effect.high,
+        "effect": effect.flip_rate,
+        "control": effect.control_rate,
+        "ci_low": effect.ci_low,
+        "ci_high": effect.ci_high,
         "p_value": effect.p_value,
-        "q_value": q_value,
-        "example_ids": [row["image_id"] for row in ranked[:EXAMPLES]],
-        "summary": sentence(case, q_value, len(members)),
+        "q_value": decision.q_value,
+        "example_ids": [row["image_id"] for row in ranked[:MAX_EXAMPLES]],
+        "summary": wording.summarise(tested, decision.verdict, decision.q_value, len(members)),
     }
 
 
-WORDS = {
-    "background": "the background",
-    "moving": "something that moves from place to place",
-    "colour": "the colours of the whole picture",
-    "lighting": "the layout of light and dark",
-    "texture": "the fine structure of the whole picture (noise, compression)",
-    "sharpness": "the sharpness of the whole picture",
-    "frame": "the border all around",
-}
-STRUCTURE = {
-    "texture": "the fine structure (noise, compression)",
-    "sharpness": "how sharp the picture is",
-}
-"""What a place may be told by, beside what is in it."""
+def count_false_alarms(tested: list[TestedCandidate], limits: AnalysisConfig) -> tuple[int, int]:
+    """Count the half-classes with a confirmed finding, which is false, and all half-classes.
 
+    A half-class is one half of a class's sample with the other half as control; differences
+    between the halves are chance. Every half-class is tested with all candidates of its class and
+    with those that discover finds in the half alone, without the threshold from other classes.
 
-def sentence(case: TestedCandidate, q_value: float, n_members: int) -> str:
-    """What the class relies on, and the evidence, for a person to act on."""
-    assert case.added is not None
-    candidate, add, remove = case.candidate, case.added.effect, case.removed.effect
-    name, kind = candidate["class_name"], candidate["kind"]
-    what = WORDS.get(kind, f"a {kind}, {candidate['place']}")
-    if kind == "edge":
-        what = f"something along the {candidate['place']}"
-    if kind in STRUCTURE and candidate["region"]:
-        what = f"{STRUCTURE[kind]}, {candidate['place']}"
-    q = "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}"
-    removing = (
-        f"Removing it turns {remove.hit:.0%} of its images away from {name} "
-        f"(control {remove.control:.0%}), adding"
-    )
-    return (
-        f"{name}: {what}. {removing if case.removed.reliance else 'Adding'} it turns "
-        f"{add.hit:.0%} of other images into {name} (control {add.control:.0%}), {q}, "
-        f"{n_members} images."
-    )
+    Args:
+        tested: all candidates of the run, and CandidateTester.null_candidates.
+        limits: the analysis settings.
 
-
-def false_alarms(cases: list[TestedCandidate], limits: AnalysisConfig) -> tuple[int, int]:
-    """Pseudo-classes that would be confirmed, and how many there are.
-
-    A pseudo-class is half of a class's sample, set against the other half: what tells them apart is
-    chance. Each is put through all candidates of its class, and those that discover raises in the
-    half by itself, without the hurdle of other classes.
+    Returns:
+        Number of half-classes with a confirmed finding, and number of half-classes.
     """
     alarms: dict[tuple[int, int], bool] = {}
     for half in (0, 1):
-        halves = [replace(case, added=case.pseudo[half]) for case in cases if half in case.pseudo]
-        for case, q_value in zip(halves, q_values(halves), strict=True):
-            key = (case.candidate["class_index"], half)
-            found = verdict(replace(case, hurdle=0.0), q_value, limits) == CONFIRMED
-            alarms[key] = alarms.get(key, False) or found
+        null = [
+            replace(each, adding=each.null_effects[half], decision_threshold=0.0)
+            for each in tested
+            if half in each.null_effects
+        ]
+        for each, q_value in zip(null, q_values(null), strict=True):
+            key = (each.candidate["class_index"], half)
+            is_confirmed = decide(each, q_value, limits) == Verdict.CONFIRMED
+            alarms[key] = alarms.get(key, False) or is_confirmed
     return sum(alarms.values()), len(alarms)
 
 
-def expectation(found: int, tried: int) -> str:
-    """The false-alarm rate of a run, in words."""
-    if not tried:
-        return "no pseudo-class could be formed: the rate of false findings is not known"
-    most = effects.most_false(found, tried)
+def describe_false_alarms(found: int, tested: int) -> str:
+    """Word the bound on false findings that follows from `count_false_alarms`."""
+    if not tested:
+        return (
+            "the rate of false findings is unknown: no class has enough images to compare one "
+            "half of the class with the other"
+        )
+    bound = 100 * effects.false_finding_bound(found, tested)
     return (
-        f"at this setting, expect fewer than {100 * most:.0f} false findings per 100 classes "
-        f"(measured on {tried} pseudo-classes, {found} of them confirmed; 95 % bound)"
+        f"at these settings, expect fewer than {bound:.0f} false findings per 100 classes "
+        f"(95 % bound; halves of classes compared with their other halves gave {found} false "
+        f"findings in {tested} comparisons)"
     )
 
 
-def of_metadata(candidates: list[Row]) -> list[Row]:
-    """Rows of FINDINGS for columns that go with a prediction; no picture was changed for them."""
+def findings_of_metadata(candidates: list[Row]) -> list[Row]:
+    """Make rows of FINDINGS from metadata candidates; no intervention tests them.
+
+    Args:
+        candidates: rows of CANDIDATES of any kind.
+    """
     return [
         {
             **dict.fromkeys(FINDINGS.names),
             "finding_id": row["candidate_id"],
             "class_name": row["class_name"],
             "kind": METADATA,
-            "verdict": SUSPECTED,
+            "verdict": Verdict.SUSPECTED,
             "score": row["statistic"] / 2,
             "p_value": row["p_value"],
             "q_value": row["p_value"],
             "example_ids": [],
-            "summary": f"{row['class_name']}: goes with {row['place']}. {row['raised_by']}.",
+            "summary": (
+                f"Predictions of {row['class_name']} are associated with {row['place']}: "
+                f"{row['raised_by']}."
+            ),
         }
         for row in candidates
         if row["kind"] == METADATA

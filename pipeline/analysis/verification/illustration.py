@@ -1,4 +1,4 @@
-"""A few of the interventions on a cue, so that a person sees what was done, and what it did."""
+"""Examples of the interventions on a cue, for the report: images before and after."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.analysis.verification import trial
-from pipeline.analysis.verification.intervention_runner import (
-    Floats,
-    InterventionRunner,
-    Ints,
-    numbers,
-)
-from pipeline.analysis.verification.interventions import ImageBatch, Intervene, Intervention
+from pipeline.analysis.verification import intervention_tests
+from pipeline.analysis.verification.image_batch import ImageBatch, to_numpy
+from pipeline.analysis.verification.intervention_runner import Floats, InterventionRunner, Ints
+from pipeline.analysis.verification.interventions import Intervention, Transplant
 
 ADDED, REMOVED = "added", "removed"
-TRIED = 24
-"""Pictures of which those to show are chosen."""
+"""Values of the column `change` of INTERVENTIONS."""
+N_TRIED = 24
+"""Images on which each intervention is run, to choose the examples from."""
 RANKS = (0.75, 0.25)
-"""Which are shown, as shares of the pictures whose probability moves less: one that moves more than
-most, and one that moves less. The best of all would show more than is true of the rest."""
+"""Ranks of the examples by change of probability, from 0 (smallest) to 1 (largest). The largest
+change is not shown, because it would promise more than most images show."""
 
 
 @dataclass(frozen=True)
 class Illustration:
-    """A picture (3, H, W) uint8 before and after; its plan position, and that of the picture that
-    pixels came from; the probability of the finding's class, and the predicted classes.
+    """One image before and after an intervention.
+
+    Attributes:
+        change: ADDED or REMOVED.
+        index: position of the image in the plan.
+        source: position of the image that the transplanted content comes from.
+        before, after: (3, H, W) uint8 on the CPU.
+        prob_before, prob_after: probability of the finding's class.
+        pred_before, pred_after: predicted class indices.
     """
 
     change: str
@@ -42,66 +46,75 @@ class Illustration:
     pred_after: int
 
 
-def of_cue(
-    bench: InterventionRunner,
-    probe: Intervention,
+def illustrate(
+    runner: InterventionRunner,
+    intervention: Intervention,
     own: ImageBatch,
     others: ImageBatch,
-    donors: ImageBatch,
+    sources: ImageBatch,
     fillers: ImageBatch,
 ) -> list[Illustration]:
-    """The cue added to pictures of other classes, and taken out of those of its own.
+    """Add a cue to images of other classes, and remove it from images of its own class.
 
-    The draw is its own, so that what is shown changes nothing in what is measured.
+    The images are drawn with a random generator of this function, so that the illustrations do not
+    change any measured effect.
 
     Args:
-        own, others: images that carry the cue, and images of other classes.
-        donors, fillers: the same, as pixels are taken from them.
+        runner: the model.
+        intervention: the intervention on the cue.
+        own: images with the cue.
+        others: images of other classes.
+        sources: the images of `own`, in the form that content is transplanted from.
+        fillers: the images of `others`, in the same form.
+
+    Returns:
+        At most len(RANKS) images with the cue added, then as many with the cue removed.
     """
     rng = np.random.default_rng(0)
     class_index = int(own.classes[0])
-    hosts, carriers = trial.pairs(others, donors, min(TRIED, len(others)), rng)
-    members, put_in = trial.pairs(own, fillers, min(TRIED, len(own)), rng)
+    n_added, n_removed = min(N_TRIED, len(others)), min(N_TRIED, len(own))
+    recipients, with_cue = intervention_tests.draw_pairs(others, sources, n_added, rng)
+    images, drawn_fillers = intervention_tests.draw_pairs(own, fillers, n_removed, rng)
     return [
-        *_shown(bench, ADDED, probe.transplant, hosts, carriers, class_index),
-        *_shown(bench, REMOVED, probe.remove, members, put_in, class_index),
+        *_examples(runner, ADDED, intervention.transplant, recipients, with_cue, class_index),
+        *_examples(runner, REMOVED, intervention.remove, images, drawn_fillers, class_index),
     ]
 
 
-def _shown(
-    bench: InterventionRunner,
+def _examples(
+    runner: InterventionRunner,
     change: str,
-    intervene: Intervene,
-    hosts: ImageBatch,
+    intervene: Transplant,
+    images: ImageBatch,
     sources: ImageBatch,
-    own: int,
+    class_index: int,
 ) -> list[Illustration]:
-    changed = intervene(hosts, sources)
-    before, after = bench.probabilities(hosts.pictures), bench.probabilities(changed)
-    at, of = numbers(hosts.index), numbers(sources.index)
+    changed = intervene(images, sources)
+    before, after = runner.probabilities(images.pixels), runner.probabilities(changed)
+    index, source_index = to_numpy(images.index), to_numpy(sources.index)
     return [
         Illustration(
             change=change,
-            index=int(at[row]),
-            source=int(of[row]),
-            before=hosts.pictures[row].cpu(),
+            index=int(index[row]),
+            source=int(source_index[row]),
+            before=images.pixels[row].cpu(),
             after=changed[row].cpu(),
-            prob_before=float(before[row, own]),
-            prob_after=float(after[row, own]),
+            prob_before=float(before[row, class_index]),
+            prob_after=float(after[row, class_index]),
             pred_before=int(before[row].argmax()),
             pred_after=int(after[row].argmax()),
         )
-        for row in at_ranks(np.abs(after[:, own] - before[:, own]))
+        for row in rows_at_ranks(np.abs(after[:, class_index] - before[:, class_index]))
     ]
 
 
-def at_ranks(moved: Floats) -> list[int]:
-    """Rows, each once, whose values (n,) stand at RANKS."""
-    order: Ints = np.argsort(moved, kind="stable")
+def rows_at_ranks(changes: Floats) -> list[int]:
+    """Find the rows whose values (n,) have the RANKS among all values; each row once."""
+    order: Ints = np.argsort(changes, kind="stable")
     return list(dict.fromkeys(int(order[round(rank * (len(order) - 1))]) for rank in RANKS))
 
 
-def worn(scenes: ImageBatch, wearers: list[int]) -> ImageBatch:
-    """Those of the scenes that carry a cue, by plan position; all where none is known to."""
-    carries = torch.isin(scenes.index, scenes.index.new_tensor(wearers))
-    return scenes.at(carries) if wearers else scenes
+def select_with_cue(images: ImageBatch, with_cue: list[int]) -> ImageBatch:
+    """Select the images whose positions in the plan are in `with_cue`; all if that is empty."""
+    has_cue = torch.isin(images.index, images.index.new_tensor(with_cue))
+    return images.select(has_cue) if with_cue else images

@@ -1,4 +1,4 @@
-"""The model on its device and the pictures it saw: what every intervention is made of."""
+"""The classifier with access to the run's images: loads images, predicts changed images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.analysis.verification.interventions import ImageBatch, Intervention
+from pipeline.analysis.verification.image_batch import ImageBatch
+from pipeline.analysis.verification.interventions import Intervention
 from pipeline.data.source import Picture, describe
 from pipeline.engine import inference
 from pipeline.errors import DataError
@@ -20,41 +21,46 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 BATCH = 64
+"""Images that go through the model at once."""
 
 
 @dataclass
 class InterventionRunner:
-    """A classifier, how its pictures are read by plan position, and how they are explained.
+    """Runs interventions on the classifier.
 
-    asked counts the pictures it was asked about.
+    Attributes:
+        classifier: the model that the run explained.
+        read: from a position in the plan to the decoded image.
+        method: CAM method of the heatmaps, a key of cam.METHODS.
+        n_predicted: images predicted so far.
     """
 
     classifier: Classifier
     read: Callable[[int], Picture]
     method: str
-    asked: int = 0
+    n_predicted: int = 0
 
-    def scenes(self, index: Ints) -> ImageBatch:
-        """Pictures at plan positions as the model saw them, with the heat of two classes.
+    def load_images(self, index: Ints) -> ImageBatch:
+        """Read and preprocess the images at positions in the plan, and compute top-2 heatmaps.
 
         Raises:
-            DataError: naming a position that can be read no more.
+            DataError: naming the position of an image that can no longer be read.
         """
         device = self.classifier.device
-        read = [self._picture(int(i)) for i in index]
-        pictures, objects = (torch.stack(parts).to(device) for parts in zip(*read, strict=True))
+        read = [self._load(int(i)) for i in index]
+        pixels, objects = (torch.stack(parts).to(device) for parts in zip(*read, strict=True))
         blocks = [
             inference.top2_heatmaps(self.classifier, block, self.method)
-            for block in torch.split(pictures, BATCH)
+            for block in torch.split(pixels, BATCH)
         ]
         maps, classes, energy = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         plan = torch.as_tensor(index, device=device)
         heat, runner_up = _shares(maps).unbind(dim=1)
-        return ImageBatch(plan, classes[:, 0], pictures, heat, runner_up, _shares(energy), objects)
+        return ImageBatch(plan, classes[:, 0], pixels, heat, runner_up, _shares(energy), objects)
 
     def probabilities(self, images: Tensor) -> Floats:
-        """Probabilities (n, K) of pictures (n, 3, H, W) uint8."""
-        self.asked += len(images)
+        """Compute the probabilities (n, K) of all classes for images (n, 3, H, W) uint8."""
+        self.n_predicted += len(images)
         with self.classifier.cut_graph() as forward:
             blocks = [
                 inference.probabilities(forward, self.classifier, block)
@@ -62,16 +68,18 @@ class InterventionRunner:
             ]
         return np.asarray(torch.cat(blocks).cpu())
 
-    def classes(self, images: Tensor) -> Ints:
-        """Predicted classes (n,)."""
+    def predict(self, images: Tensor) -> Ints:
+        """Predict the classes (n,) of images (n, 3, H, W) uint8."""
         return np.asarray(self.probabilities(images).argmax(axis=1))
 
-    def transplant(self, probe: Intervention, hosts: ImageBatch, donors: ImageBatch) -> Ints:
-        """What hosts are predicted to be, once they carry what the probe takes from the donors."""
-        return self.classes(probe.transplant(hosts, donors))
+    def predict_transplant(
+        self, intervention: Intervention, recipients: ImageBatch, sources: ImageBatch
+    ) -> Ints:
+        """Predict the classes (n,) of the recipients after a transplant from the sources."""
+        return self.predict(intervention.transplant(recipients, sources))
 
-    def _picture(self, index: int) -> tuple[Tensor, Tensor]:
-        """A picture (3, H, W) and the mask (1, H, W) of its object, empty where none is marked."""
+    def _load(self, index: int) -> tuple[Tensor, Tensor]:
+        """Pixels (3, H, W) of an image and its object mask (1, H, W), false without annotation."""
         fit = self.classifier.preprocess.fit
         try:
             picture = self.read(index)
@@ -84,10 +92,5 @@ class InterventionRunner:
 
 
 def _shares(maps: Tensor) -> Tensor:
-    """Maps (..., h, w) whose cells sum to 1; a dead one stays 0."""
+    """Divide maps (..., h, w) by their sums; a dead map stays 0."""
     return maps / maps.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-
-
-def numbers(values: Tensor) -> Ints:
-    """A tensor of whole numbers, from wherever it is."""
-    return np.asarray(values.cpu(), np.int64)

@@ -1,7 +1,7 @@
-"""The kinds of cue that are tried: how each is carried from one picture to another, and removed.
+"""Interventions: how a cue of each kind is transplanted between images, and removed from them.
 
-Every probe is given by the data: by where a picture's own heat lies, by where the class's heat is
-unusual, by an edge, or by statistics of the whole picture. None knows what a cue looks like.
+Every intervention is defined by the data: by an image's own heatmaps, by a region of unusual heat,
+by an edge, or by statistics of the whole image. No intervention knows what a cue looks like.
 """
 
 from __future__ import annotations
@@ -13,224 +13,228 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from pipeline.analysis.shortcuts import regions
+from pipeline.analysis.shortcuts import candidates, regions
 from pipeline.analysis.shortcuts.regions import Cells
-from pipeline.analysis.verification import segment, transfers
+from pipeline.analysis.verification import masks, segment, transfers
+from pipeline.analysis.verification.image_batch import ImageBatch
+from pipeline.storage.schema import Row
 
-OBJECT, CONTEXT = 0.9, 0.5
-"""Share of a map's heat on what is left untouched: of the host, and of the donor's runner-up."""
+OBJECT_HEAT = 0.9
+"""Share of a heatmap's heat on the hottest pixels that count as the object and stay unchanged."""
+SOURCE_OBJECT_HEAT = 0.5
+"""Share of the runner-up's heat on the pixels that may be a source image's object."""
 MARGIN = 1 / 32
-EDGE = 8
-"""An edge is the outer 1/EDGE of the picture."""
-LARGE, SMALL = 3 / 8, 1 / 4
-"""Sides of the windows that are moved, as fractions of the picture's."""
+"""Width of the margin around a removed region or object, as a fraction of the image's side."""
+LARGE_WINDOW, SMALL_WINDOW = 3 / 8, 1 / 4
+"""Sides of the square windows that are transplanted, as fractions of the image's side."""
 
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Pictures (n, C, H, W) uint8 with the heat (n, h, w) of the predicted class and its runner-up.
-
-    classes (n,) are the predicted ones, index (n,) the plan positions. A cue that speaks for one
-    class only is not hot for the runner-up, the object usually is: so the two are told apart.
-    energy (n, h, w) is how active the explained layer is, whatever the class; object (n, 1, H, W)
-    is where the object was marked, empty where it was not.
-    """
-
-    index: Tensor
-    classes: Tensor
-    pictures: Tensor
-    heat: Tensor
-    runner_up: Tensor
-    energy: Tensor
-    object: Tensor
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.pictures.shape[2], self.pictures.shape[3]
-
-    def at(self, rows: Tensor) -> ImageBatch:
-        """Some of the scenes, by position."""
-        return ImageBatch(*(values[rows] for values in vars(self).values()))
-
-
-Intervene = Callable[[ImageBatch, ImageBatch], Tensor]
-Where = Callable[[ImageBatch], Tensor]
+Transplant = Callable[[ImageBatch, ImageBatch], Tensor]
+"""Changes the first images (n, 3, H, W) with content of the second; returns uint8 pixels."""
+Transfer = Callable[[Tensor, Tensor], Tensor]
+"""A function of transfers.py from images and source images (n, 3, H, W) to changed images."""
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """How a cue is carried over: transplant(hosts, donors) -> pictures.
+    """How one kind of cue is transplanted and removed.
 
-    remove(members, fillers) takes it out of members; where(members) are the masks (n, 1, H, W) or
-    (H, W) of what is then replaced, None where that is everything. erase, where given, takes out
-    all that the probe may have been about, more than it carries over. pixels tells whether pixels
-    are carried over, or statistics of them.
+    Attributes:
+        kind: kind of the cue, such as "patch" or "colour".
+        transplant: (recipients, sources) to the recipients' pixels with the sources' content.
+        remove: (images, fillers) to the images' pixels with the cue replaced by the content of
+            the fillers, images of other classes.
+        removed_mask: images to the mask (n, 1, H, W) or (H, W) of the pixels that `remove`
+            replaces; None where it replaces all pixels.
+        erase: like `remove`, but of everything the cue may consist of, more than `transplant`
+            carries; None where `remove` already does so.
+        is_pixel_transplant: whether pixels are transplanted, or statistics of pixels only.
     """
 
     kind: str
-    transplant: Intervene
-    remove: Intervene
-    where: Where | None = None
-    erase: Intervene | None = None
-    pixels: bool = True
+    transplant: Transplant
+    remove: Transplant
+    removed_mask: Callable[[ImageBatch], Tensor] | None = None
+    erase: Transplant | None = None
+    is_pixel_transplant: bool = True
 
 
-def inside(cells: Cells, scenes: ImageBatch) -> Tensor:
-    """Cells (h, w) as a mask (H, W) of the scenes' pictures, on their device."""
-    return transfers.pixels(cells, *scenes.size).to(scenes.pictures.device)
+def mask_of_cells(cells: Cells, images: ImageBatch) -> Tensor:
+    """Enlarge cells (h, w) to a mask (H, W) of the images' size, on their device."""
+    return masks.mask_of_cells(cells, *images.size).to(images.pixels.device)
 
 
-def objects(donors: ImageBatch) -> Tensor:
-    """Masks (n, 1, H, W) of what may be the donors' objects, and is not carried over.
+def possible_objects(sources: ImageBatch) -> Tensor:
+    """Masks (n, 1, H, W) of the pixels that may be the sources' objects and are not transplanted.
 
-    It is where the runner-up is hot: a class that looks alike sees the same object, but not a cue
-    of another class.
+    The mask covers the runner-up's hottest pixels: a class of similar objects has its evidence on
+    the same object, but not on a cue of another class.
     """
-    return transfers.hot(donors.runner_up, CONTEXT, *donors.size)
+    return masks.hottest_pixels(sources.runner_up_heat, SOURCE_OBJECT_HEAT, *sources.size)
 
 
-def outlined(scenes: ImageBatch) -> ImageBatch:
-    """The scenes with every object outlined, from where it was marked or the layer is active."""
-    found = segment.objects(scenes.pictures, scenes.energy, scenes.object)
-    return replace(scenes, object=found)
+def add_object_masks(images: ImageBatch) -> ImageBatch:
+    """Outline the object of every image, from its annotation or from the layer's activity."""
+    found = segment.outline_objects(images.pixels, images.activity, images.object_mask)
+    return replace(images, object_mask=found)
 
 
-def cleared(scenes: ImageBatch) -> ImageBatch:
-    """Outlined scenes without their objects: what is around them is drawn into their place."""
-    margin = round(MARGIN * min(scenes.size))
-    around = transfers.wider(scenes.object, margin)
-    return replace(scenes, pictures=transfers.inpainted(scenes.pictures, around))
+def erase_objects(images: ImageBatch) -> ImageBatch:
+    """Fill the object masks, widened by MARGIN, from the pixels around them (inpainting)."""
+    margin = round(MARGIN * min(images.size))
+    mask = masks.dilate(images.object_mask, margin)
+    return replace(images, pixels=transfers.inpaint(images.pixels, mask))
 
 
-def fixed(kind: str, cells: Cells, extent: Cells | None = None) -> Intervention:
-    """What lies in cells (h, w) of the picture, in place, but for the donors' objects.
+def region_transplant(kind: str, cells: Cells, extent: Cells | None = None) -> Intervention:
+    """Transplant the content of a region, in place, without the sources' objects.
 
-    A cue that does not stand still reaches over the cells that all have in common: what is removed
-    is its extent, where that is known, or else wider by MARGIN.
+    Args:
+        kind: of the cue.
+        cells: (h, w), the region that is transplanted.
+        extent: (h, w), the region that is removed; by default `cells` widened by MARGIN, because a
+            cue that varies in position reaches beyond the cells that all images have in common.
     """
 
-    def transplant(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        mask = inside(cells, hosts) & ~objects(donors)
-        return transfers.paste(hosts.pictures, donors.pictures, mask)
+    def transplant(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        mask = mask_of_cells(cells, recipients) & ~possible_objects(sources)
+        return transfers.paste(recipients.pixels, sources.pixels, mask)
 
-    def where(members: ImageBatch) -> Tensor:
+    def removed_mask(images: ImageBatch) -> Tensor:
         if extent is not None:
-            return inside(extent, members)
-        margin = round(MARGIN * min(members.size))
-        return transfers.wider(inside(cells, members), margin)
+            return mask_of_cells(extent, images)
+        margin = round(MARGIN * min(images.size))
+        return masks.dilate(mask_of_cells(cells, images), margin)
 
-    def remove(members: ImageBatch, fillers: ImageBatch) -> Tensor:
-        return transfers.paste(members.pictures, fillers.pictures, where(members))
+    def remove(images: ImageBatch, fillers: ImageBatch) -> Tensor:
+        return transfers.paste(images.pixels, fillers.pixels, removed_mask(images))
 
-    return Intervention(kind, transplant, remove, where)
+    return Intervention(kind, transplant, remove, removed_mask)
 
 
-def moving(scale: float, *, stays: bool) -> Intervention:
-    """What is hot for the class but not for its runner-up, in a square window.
+def window_transplant(scale: float, *, in_place: bool) -> Intervention:
+    """Transplant the square window that is hot for the class but not for the runner-up.
 
-    Pasted at its own place, or moved to where the host is looked at least. What is removed is the
-    small window, so that the object beside it stays.
+    `remove` replaces a small window, so that an object beside the cue stays.
+
+    Args:
+        scale: side of the transplanted window, as a fraction of the image's side.
+        in_place: whether the window keeps its place, or moves to the recipient's coldest place.
     """
 
-    def where(scenes: ImageBatch) -> Tensor:
-        corners = transfers.window(scenes.heat - scenes.runner_up, SMALL)
-        return transfers.squares(corners, SMALL, *scenes.size)
+    def removed_mask(images: ImageBatch) -> Tensor:
+        corners = masks.hottest_windows(images.heat - images.runner_up_heat, SMALL_WINDOW)
+        return masks.window_masks(corners, SMALL_WINDOW, *images.size)
 
-    def transplant(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        source = transfers.window(donors.heat - donors.runner_up, scale)
-        target = source if stays else transfers.window(-hosts.heat, scale)
-        moved = transfers.shifted(donors.pictures, source, target)
-        mask = transfers.squares(target, scale, *hosts.size)
-        return transfers.paste(hosts.pictures, moved, mask)
+    def transplant(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        start = masks.hottest_windows(sources.heat - sources.runner_up_heat, scale)
+        target = start if in_place else masks.hottest_windows(-recipients.heat, scale)
+        moved = transfers.shift(sources.pixels, start, target)
+        mask = masks.window_masks(target, scale, *recipients.size)
+        return transfers.paste(recipients.pixels, moved, mask)
 
-    def remove(members: ImageBatch, fillers: ImageBatch) -> Tensor:
-        return transfers.paste(members.pictures, fillers.pictures, where(members))
+    def remove(images: ImageBatch, fillers: ImageBatch) -> Tensor:
+        return transfers.paste(images.pixels, fillers.pixels, removed_mask(images))
 
-    def erase(members: ImageBatch, fillers: ImageBatch) -> Tensor:
-        contrast = (members.heat - members.runner_up).relu()
-        mask = transfers.hot(contrast, OBJECT, *members.size)
-        return transfers.paste(members.pictures, fillers.pictures, mask)
+    def erase(images: ImageBatch, fillers: ImageBatch) -> Tensor:
+        difference = (images.heat - images.runner_up_heat).relu()
+        mask = masks.hottest_pixels(difference, OBJECT_HEAT, *images.size)
+        return transfers.paste(images.pixels, fillers.pixels, mask)
 
-    return Intervention("moving", transplant, remove, where, erase)
+    return Intervention("moving", transplant, remove, removed_mask, erase)
 
 
-def background(cells: Cells | None = None) -> Intervention:
-    """Everything but the objects: the host's, and what may be the donor's; only in cells, if given.
+def background_transplant(cells: Cells | None = None) -> Intervention:
+    """Transplant everything but the recipients' objects and the sources' possible objects.
 
-    Of what is known to lie in cells (h, w), all is removed.
+    Args:
+        cells: (h, w), the part of the background that is transplanted and removed; by default all.
     """
 
-    def transplant(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        kept = transfers.hot(hosts.heat, OBJECT, *hosts.size)
-        kept |= objects(donors)
-        pasted = ~kept if cells is None else ~kept & inside(cells, hosts)
-        return transfers.paste(hosts.pictures, donors.pictures, pasted)
+    def transplant(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        kept = masks.hottest_pixels(recipients.heat, OBJECT_HEAT, *recipients.size)
+        kept |= possible_objects(sources)
+        pasted = ~kept if cells is None else ~kept & mask_of_cells(cells, recipients)
+        return transfers.paste(recipients.pixels, sources.pixels, pasted)
 
-    def remove(members: ImageBatch, fillers: ImageBatch) -> Tensor:
-        around = ~transfers.hot(members.runner_up, OBJECT, *members.size)
-        return transfers.paste(members.pictures, fillers.pictures, around)
+    def remove(images: ImageBatch, fillers: ImageBatch) -> Tensor:
+        around = ~masks.hottest_pixels(images.runner_up_heat, OBJECT_HEAT, *images.size)
+        return transfers.paste(images.pixels, fillers.pixels, around)
 
     if cells is None:
         return Intervention("background", transplant, remove)
-    whole_place = fixed("background", cells)
-    return replace(whole_place, transplant=transplant)
+    return replace(region_transplant("background", cells), transplant=transplant)
 
 
-def surroundings() -> Intervention:
-    """The background to the pixel: of outlined scenes, from scenes that were cleared."""
+def outlined_background_transplant() -> Intervention:
+    """Transplant and remove the background exactly up to the outline of the objects.
 
-    def exchange(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        return transfers.paste(hosts.pictures, donors.pictures, ~hosts.object)
+    The recipients need object masks (`add_object_masks`); the sources and fillers must be without
+    their objects (`erase_objects`).
+    """
+
+    def exchange(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        return transfers.paste(recipients.pixels, sources.pixels, ~recipients.object_mask)
 
     return Intervention("background", exchange, exchange)
 
 
-def whole(kind: str, transfer: Callable[[Tensor, Tensor], Tensor]) -> Intervention:
-    """A statistic of the whole picture."""
+def statistic_transfer(kind: str, transfer: Transfer) -> Intervention:
+    """Transfer a statistic of the whole image; `remove` transfers that of the fillers."""
 
-    def apply(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        return transfer(hosts.pictures, donors.pictures)
+    def apply(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        return transfer(recipients.pixels, sources.pixels)
 
-    return Intervention(kind, apply, apply, pixels=False)
+    return Intervention(kind, apply, apply, is_pixel_transplant=False)
 
 
-def local(kind: str, transfer: Callable[[Tensor, Tensor], Tensor], cells: Cells) -> Intervention:
-    """A statistic of the box around cells (h, w); no object is carried over."""
-    x0, y0, x1, y1 = regions.bounds(cells).values()
+def local_statistic_transfer(kind: str, transfer: Transfer, cells: Cells) -> Intervention:
+    """Transfer a statistic of the box around cells (h, w); no object is transplanted."""
+    x0, y0, x1, y1 = regions.bounding_box(cells).values()
 
-    def apply(hosts: ImageBatch, donors: ImageBatch) -> Tensor:
-        height, width = hosts.size
+    def apply(recipients: ImageBatch, sources: ImageBatch) -> Tensor:
+        height, width = recipients.size
         rows = slice(round(y0 * height), round(y1 * height))
         columns = slice(round(x0 * width), round(x1 * width))
         box = (..., rows, columns)
-        changed = hosts.pictures.clone()
-        changed[box] = transfer(changed[box], donors.pictures[box])
+        changed = recipients.pixels.clone()
+        changed[box] = transfer(changed[box], sources.pixels[box])
         return changed
 
-    return Intervention(kind, apply, apply, partial(inside, cells), pixels=False)
-
-
-def edge_cells() -> dict[str, Cells]:
-    """Cells (EDGE, EDGE) along each edge of the picture, and all around."""
-    names = ("top edge", "bottom edge", "left edge", "right edge")
-    cells = {name: np.zeros((EDGE, EDGE), bool) for name in names}
-    cells["top edge"][0] = cells["bottom edge"][-1] = True
-    cells["left edge"][:, 0] = cells["right edge"][:, -1] = True
-    return {**cells, "all edges": np.logical_or.reduce(list(cells.values()))}
+    return Intervention(
+        kind, apply, apply, partial(mask_of_cells, cells), is_pixel_transplant=False
+    )
 
 
 GENERAL: dict[str, Intervention] = {
-    "background": background(),
-    "moving": moving(LARGE, stays=False),
-    "moving, small": moving(SMALL, stays=False),
-    "in place, small": moving(SMALL, stays=True),
-    "colour": whole("colour", transfers.colour),
-    "lighting": whole("lighting", transfers.lighting),
-    "texture": whole("texture", transfers.texture),
-    "sharpness": whole("sharpness", transfers.sharpness),
+    "background": background_transplant(),
+    "moving": window_transplant(LARGE_WINDOW, in_place=False),
+    "moving, small": window_transplant(SMALL_WINDOW, in_place=False),
+    "in place, small": window_transplant(SMALL_WINDOW, in_place=True),
+    "colour": statistic_transfer("colour", transfers.transfer_colour),
+    "lighting": statistic_transfer("lighting", transfers.transfer_lighting),
+    "texture": statistic_transfer("texture", transfers.transfer_texture),
+    "sharpness": statistic_transfer("sharpness", transfers.transfer_sharpness),
 }
-"""Probes that need no region and are tried for every class."""
+"""Interventions that need no region, by their names in the column `probe` of CANDIDATES."""
+LOCAL_TRANSFERS: dict[str, Transfer] = {
+    "texture in place": transfers.transfer_texture,
+    "sharpness in place": transfers.transfer_sharpness,
+}
+"""Transfers of a statistic inside a region, by their names in the column `probe`."""
+
+
+def intervention_of(candidate: Row) -> Intervention:
+    """Make the intervention that tests a candidate, a row of CANDIDATES with an intervention.
+
+    Raises:
+        KeyError: for a candidate without a region whose intervention is unknown.
+    """
+    name, kind = candidate["probe"], candidate["kind"]
+    if candidate["cells"] is None:
+        return GENERAL[name]
+    cells = np.asarray(candidate["cells"], bool)
+    if name == candidates.BACKGROUND:
+        return background_transplant(cells)
+    if name in LOCAL_TRANSFERS:
+        return local_statistic_transfer(kind, LOCAL_TRANSFERS[name], cells)
+    return region_transplant(kind, cells)

@@ -1,4 +1,4 @@
-"""Which images carry a cue that was found, and how far the prediction of each rests on it."""
+"""The images with a confirmed cue, and how far the prediction of each image relies on the cue."""
 
 from __future__ import annotations
 
@@ -10,120 +10,166 @@ import torch
 
 from pipeline.analysis.shortcuts import candidates
 from pipeline.analysis.shortcuts.regions import Cells
-from pipeline.analysis.verification import effects, illustration, interventions, trial
-from pipeline.analysis.verification.intervention_runner import InterventionRunner, numbers
-from pipeline.analysis.verification.interventions import ImageBatch, Intervention
-from pipeline.analysis.verification.localise import grown
+from pipeline.analysis.verification import (
+    effects,
+    illustration,
+    intervention_tests,
+    interventions,
+)
+from pipeline.analysis.verification.image_batch import ImageBatch, to_numpy
+from pipeline.analysis.verification.intervention_runner import Floats, InterventionRunner
+from pipeline.analysis.verification.intervention_tests import Rng
+from pipeline.analysis.verification.interventions import Intervention
+from pipeline.analysis.verification.localise import grow_box
 from pipeline.analysis.verification.tested_candidate import TestedCandidate
-from pipeline.analysis.verification.trial import Floats, Rng
 
-HOSTS = 8
-"""Pictures that an image's cue is added to, to see whether it carries one."""
-MOST_WIDENED = 60
-"""Images by which it is told how far a place reaches."""
-STEP = 1.05
-"""Factor of the loss by which a step in widening it must be worth it."""
-FEW_FILLS = 2
+N_RECIPIENTS = 8
+"""Images that the cue of each image is added to, to decide whether the image has the cue."""
+MAX_GROWING_IMAGES = 60
+"""Most images on which the loss is measured while a removed box grows."""
+MIN_STEP_RATIO = 1.05
+"""Smallest ratio of the losses after and before a step by which a removed box grows."""
+N_GROWING_FILLERS = 2
+"""Fillers of each image while a removed box grows."""
 
 
 @dataclass
-class Reliance:
-    """The images of a class, pictures of other classes, and the model that is asked."""
+class RelianceMeter:
+    """Measures the reliance of a class's images on its cues.
 
-    bench: InterventionRunner
+    Attributes:
+        runner: the model.
+        own: sampled images of the class.
+        others: confidently predicted images of other classes.
+        class_index: the class.
+        rng: random generator of all draws.
+    """
+
+    runner: InterventionRunner
     own: ImageBatch
-    hosts: ImageBatch
+    others: ImageBatch
     class_index: int
     rng: Rng
 
-    def examine(self, case: TestedCandidate) -> None:
-        """Fill in the wearers of a case, what images lose without its cue, and pictures of it."""
-        own, hosts = self.own, self.hosts
-        donors, fillers = own, hosts
-        if case.probe.kind == candidates.BACKGROUND and case.area == 1:
-            # For one picture it matters where exactly its object ends.
-            case.probe = interventions.surroundings()
-            (own, donors), (hosts, fillers) = self._outlined
-        about = (self.class_index, self.rng)
-        case.wearers = wearers(self.bench, case.probe, donors, fillers, hosts, *about)
-        self._widen(case)
-        case.removed = trial.remove(self.bench, case.probe, own, fillers, *about)
-        carry = [illustration.worn(scenes, case.wearers) for scenes in (own, donors)]
-        shown = (carry[0], hosts, carry[1], fillers)
-        case.illustrations = illustration.of_cue(self.bench, case.probe, *shown)
+    def measure(self, tested: TestedCandidate) -> None:
+        """Set a candidate's images with the cue, effect of removing it, and illustrations."""
+        own, others = self.own, self.others
+        sources, fillers = own, others
+        if tested.intervention.kind == candidates.BACKGROUND and tested.area == 1:
+            # The effect on a single image depends on the exact outline of its object.
+            tested.intervention = interventions.outlined_background_transplant()
+            (own, sources), (others, fillers) = self._outlined
+        rest = (self.class_index, self.rng)
+        tested.with_cue = find_images_with_cue(
+            self.runner, tested.intervention, sources, fillers, others, *rest
+        )
+        self._grow_removed_box(tested)
+        tested.removing = intervention_tests.test_removing(
+            self.runner, tested.intervention, own, fillers, *rest
+        )
+        shown, shown_sources = (
+            illustration.select_with_cue(images, tested.with_cue) for images in (own, sources)
+        )
+        tested.illustrations = illustration.illustrate(
+            self.runner, tested.intervention, shown, others, shown_sources, fillers
+        )
 
     @cached_property
     def _outlined(self) -> list[tuple[ImageBatch, ImageBatch]]:
-        """The class's images and others, with their objects' outlines and without objects."""
-        outlined = [interventions.outlined(scenes) for scenes in (self.own, self.hosts)]
-        return [(scenes, interventions.cleared(scenes)) for scenes in outlined]
+        """Own and other images with object masks, each with a copy whose objects are erased."""
+        outlined = [interventions.add_object_masks(images) for images in (self.own, self.others)]
+        return [(images, interventions.erase_objects(images)) for images in outlined]
 
-    def _widen(self, case: TestedCandidate) -> None:
-        """Widen what is removed of a place to all that its wearers lose by.
+    def _grow_removed_box(self, tested: TestedCandidate) -> None:
+        """Grow the removed box until the images with the cue lose no more probability.
 
-        A cue that does not stand still reaches over the cells that all have in common. What a
-        wider place takes from objects, it takes from those of other classes too, and is deducted.
+        A cue that varies in position reaches beyond the cells that all images have in common. The
+        loss of other classes' images is subtracted, because a larger box also removes parts of
+        objects.
         """
-        if case.candidate["kind"] not in candidates.PLACES or not case.wearers:
+        if tested.candidate["kind"] not in candidates.BOXED_KINDS or not tested.with_cue:
             return
-        worn = torch.isin(self.own.index, self.own.index.new_tensor(case.wearers))
-        both = [_first(scenes, MOST_WIDENED) for scenes in (self.own.at(worn), self.hosts)]
-        fills = [
-            [trial.drawn(self.hosts, len(scenes), self.rng) for _ in range(FEW_FILLS)]
-            for scenes in both
+        has_cue = torch.isin(self.own.index, self.own.index.new_tensor(tested.with_cue))
+        both = [
+            _first(images, MAX_GROWING_IMAGES) for images in (self.own.select(has_cue), self.others)
         ]
-        before = [trial.kept(self.bench, scenes, scenes.pictures) for scenes in both]
+        fillers = [
+            [
+                intervention_tests.draw_images(self.others, len(images), self.rng)
+                for _ in range(N_GROWING_FILLERS)
+            ]
+            for images in both
+        ]
+        before = [
+            intervention_tests.probability_of_own_class(self.runner, images, images.pixels)
+            for images in both
+        ]
 
         def gain(cells: Cells) -> float:
-            probe = interventions.fixed("patch", cells, cells)
+            removal = interventions.region_transplant("patch", cells, cells)
             lost, control = (
-                trial.loss(self.bench, probe, *about).mean()
-                for about in zip(both, fills, before, strict=True)
+                intervention_tests.lost_probability(self.runner, removal, *arguments).mean()
+                for arguments in zip(both, fillers, before, strict=True)
             )
             return float(lost - control)
 
-        extent = grown(gain, np.asarray(case.candidate["cells"], bool), STEP)
-        wider = interventions.fixed(case.probe.kind, extent, extent)
-        case.probe = replace(case.probe, remove=wider.remove, where=wider.where)
+        extent = grow_box(gain, np.asarray(tested.candidate["cells"], bool), MIN_STEP_RATIO)
+        grown = interventions.region_transplant(tested.intervention.kind, extent, extent)
+        tested.intervention = replace(
+            tested.intervention, remove=grown.remove, removed_mask=grown.removed_mask
+        )
 
 
-def wearers(
-    bench: InterventionRunner,
-    probe: Intervention,
-    donors: ImageBatch,
+def find_images_with_cue(
+    runner: InterventionRunner,
+    intervention: Intervention,
+    sources: ImageBatch,
     others: ImageBatch,
-    hosts: ImageBatch,
+    recipients: ImageBatch,
     class_index: int,
     rng: Rng,
 ) -> list[int]:
-    """Plan positions of the donors that carry the cue.
+    """Find the images whose transplanted content raises the probability of the class.
 
-    What they carry over to the hosts speaks for the class more than what donors of other classes
-    carry over, by the threshold that tells the two best.
+    An image has the cue if its content adds more probability than that of images of other classes,
+    by the threshold of `effects.separating_threshold`.
+
+    Args:
+        runner: the model.
+        intervention: transplants the cue.
+        sources: images of the class.
+        others: images of other classes, sources of the null distribution.
+        recipients: images of other classes.
+        class_index: the class.
+        rng: random generator of the pairs of images.
+
+    Returns:
+        Positions in the plan of the sources with the cue, ascending.
     """
-    about = (bench, probe, hosts, class_index, rng)
-    carried, null = _carried(donors, *about), _carried(others, *about)
-    worn = carried > effects.apart(carried, null)
-    return sorted(numbers(donors.index)[worn].tolist())
+    rest = (runner, intervention, recipients, class_index, rng)
+    added, null = _added_probability(sources, *rest), _added_probability(others, *rest)
+    has_cue = added > effects.separating_threshold(added, null)
+    return sorted(to_numpy(sources.index)[has_cue].tolist())
 
 
-def _carried(
-    donors: ImageBatch,
-    bench: InterventionRunner,
-    probe: Intervention,
-    hosts: ImageBatch,
+def _added_probability(
+    sources: ImageBatch,
+    runner: InterventionRunner,
+    intervention: Intervention,
+    recipients: ImageBatch,
     class_index: int,
     rng: Rng,
 ) -> Floats:
-    """The probability of the class that each donor's cue adds to HOSTS other pictures (n,)."""
-    before = bench.probabilities(hosts.pictures)[:, class_index]
-    gained = np.zeros(len(donors), np.float32)
-    for _ in range(HOSTS):
-        rows = trial.rows(len(hosts), len(donors), rng)
-        after = bench.probabilities(probe.transplant(hosts.at(rows), donors))[:, class_index]
-        gained += (after - before[rows.numpy()]) / HOSTS
-    return gained
+    """Mean probability (n,) of the class that each source adds to N_RECIPIENTS recipients."""
+    before = runner.probabilities(recipients.pixels)[:, class_index]
+    added = np.zeros(len(sources), np.float32)
+    for _ in range(N_RECIPIENTS):
+        rows = intervention_tests.draw_rows(len(recipients), len(sources), rng)
+        changed = intervention.transplant(recipients.select(rows), sources)
+        after = runner.probabilities(changed)[:, class_index]
+        added += (after - before[rows.numpy()]) / N_RECIPIENTS
+    return added
 
 
-def _first(scenes: ImageBatch, n: int) -> ImageBatch:
-    return scenes.at(torch.arange(min(n, len(scenes))))
+def _first(images: ImageBatch, n: int) -> ImageBatch:
+    return images.select(torch.arange(min(n, len(images))))

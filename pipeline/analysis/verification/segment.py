@@ -1,4 +1,4 @@
-"""Where the object of a picture ends: outlined by its colours, from a box or from activity."""
+"""Outlines of objects: GrabCut, started from an annotated box or from the layer's activity."""
 
 from __future__ import annotations
 
@@ -9,102 +9,111 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.analysis.verification import transfers
+from pipeline.analysis.verification import masks
 
-SIDE = 96
-"""Pictures are outlined at no more than this many pixels a side."""
-SURE, LIKELY, COLD = 0.1, 0.5, 0.1
-"""Shares of a picture's activity that are surely and probably on the object, and share of its
-pixels, the coldest, that surely are not."""
+MAX_SIDE = 96
+"""Longer side, in pixels, to which images are reduced before the segmentation."""
+SURE_ACTIVITY, LIKELY_ACTIVITY = 0.1, 0.5
+"""Shares of the activity on the hottest pixels that surely, and probably, belong to the object."""
+COLD_AREA = 0.1
+"""Share of the pixels, those with the least activity, that surely do not belong to the object."""
 EDGE = 1 / 32
-"""Share of a picture's side along which nothing unlikely is taken for the object (the boundary
-prior of Wei et al., "Geodesic Saliency Using Background Priors", ECCV 2012)."""
-ROUNDS = 3
+"""Width of the border, as a fraction of the image's side, in which unlikely pixels surely do not
+belong to the object (boundary prior of Wei et al., "Geodesic Saliency Using Background Priors",
+ECCV 2012)."""
+N_ITERATIONS = 3
+"""Iterations of GrabCut."""
 
-Seeds = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
-def objects(pictures: Tensor, energy: Tensor, marked: Tensor) -> Tensor:
-    """Masks (n, 1, H, W) of the objects.
+def outline_objects(images: Tensor, activity: Tensor, annotated: Tensor) -> Tensor:
+    """Segment the object of every image.
 
-    GrabCut (Rother, Kolmogorov and Blake, "GrabCut", SIGGRAPH 2004; OpenCV) parts object and rest
-    by their colours. It begins with the box that was marked, or, where nothing was, with where the
-    layer is active. A marked object that does not fill its box is taken as it is. Where all of the
-    picture falls to one side, the likely pixels are taken.
+    GrabCut (Rother, Kolmogorov and Blake, "GrabCut: Interactive Foreground Extraction using
+    Iterated Graph Cuts", SIGGRAPH 2004; OpenCV) separates object and background by their colours.
+    It starts from the annotated box, or, without annotation, from the pixels where the layer is
+    active. An annotated outline (a mask that does not fill its box) is returned unchanged. Where
+    GrabCut assigns all pixels to one side, the likely pixels are returned.
 
     Args:
-        pictures: (n, 3, H, W) uint8.
-        energy: (n, h, w) activity of the layer, shares that sum to 1.
-        marked: (n, 1, H, W) bool, empty where no object is marked.
+        images: (n, 3, H, W) uint8.
+        activity: (n, h, w) activity of the layer; sums to 1.
+        annotated: (n, 1, H, W) bool, all false where no object is annotated.
+
+    Returns:
+        (n, 1, H, W) bool masks of the objects, on the images' device.
     """
-    height, width = pictures.shape[2:]
-    scale = min(1.0, SIDE / max(height, width))
+    height, width = images.shape[2:]
+    scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(1, round(scale * height)), max(1, round(scale * width))
-    small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
-    colours = np.ascontiguousarray(small.round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    masks = [
-        _outlined(picture, _seeds_of_box(box) if box.any() else _seeds_of_activity(*active))
-        for picture, box, active in zip(
-            colours, _resized(marked, size), _activity(energy, size), strict=True
+    small = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    arrays = np.ascontiguousarray(small.round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    outlines = [
+        _grab_cut(array, _seeds_of_box(box) if box.any() else _seeds_of_activity(*active))
+        for array, box, active in zip(
+            arrays, _resize_masks(annotated, size), _activity_masks(activity, size), strict=True
         )
     ]
-    found = torch.from_numpy(np.stack(masks))[:, None].to(pictures.device)
+    found = torch.from_numpy(np.stack(outlines))[:, None].to(images.device)
     found = F.interpolate(found.float(), size=(height, width), mode="nearest-exact") > 0.5
-    return torch.where(_exact(marked), marked, found)
+    return torch.where(_is_outline(annotated), annotated, found)
 
 
-def _resized(marked: Tensor, size: tuple[int, int]) -> Mask:
-    small = F.interpolate(marked.float(), size=size, mode="nearest-exact")
+def _resize_masks(annotated: Tensor, size: tuple[int, int]) -> Mask:
+    small = F.interpolate(annotated.float(), size=size, mode="nearest-exact")
     return np.asarray(small[:, 0].cpu()) > 0.5
 
 
-def _activity(energy: Tensor, size: tuple[int, int]) -> list[tuple[Seeds, Seeds, Seeds]]:
-    """Of each picture the pixels surely and probably on the object, and the warm ones."""
-    shares = [transfers.hot(energy, share, *size) for share in (SURE, LIKELY)]
-    fine = F.interpolate(energy[:, None], size=size, mode="bilinear")
-    shares.append(fine >= fine.flatten(1).quantile(COLD, dim=1)[:, None, None, None])
-    masks = [np.asarray(mask[:, 0].cpu(), np.uint8) for mask in shares]
-    return list(zip(*masks, strict=True))
+def _activity_masks(activity: Tensor, size: tuple[int, int]) -> list[tuple[Bytes, Bytes, Bytes]]:
+    """Masks of each image: surely object, probably object, and possibly object."""
+    hot = [
+        masks.hottest_pixels(activity, share, *size) for share in (SURE_ACTIVITY, LIKELY_ACTIVITY)
+    ]
+    fine = F.interpolate(activity[:, None], size=size, mode="bilinear")
+    hot.append(fine >= fine.flatten(1).quantile(COLD_AREA, dim=1)[:, None, None, None])
+    return list(zip(*[np.asarray(mask[:, 0].cpu(), np.uint8) for mask in hot], strict=True))
 
 
-def _seeds_of_box(marked: Mask) -> Seeds:
-    return np.where(marked, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+def _seeds_of_box(annotated: Mask) -> Bytes:
+    return np.where(annotated, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
 
 
-def _seeds_of_activity(sure: Seeds, likely: Seeds, warm: Seeds) -> Seeds:
+def _seeds_of_activity(sure: Bytes, likely: Bytes, possible: Bytes) -> Bytes:
     seeds = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    seeds[(warm == 0) | (_along_edges(likely.shape) & (likely == 0))] = cv2.GC_BGD
+    seeds[(possible == 0) | (_border(likely.shape) & (likely == 0))] = cv2.GC_BGD
     seeds[sure > 0] = cv2.GC_FGD
     return seeds.astype(np.uint8)
 
 
-def _along_edges(shape: tuple[int, ...]) -> Mask:
-    edges = np.ones(shape, bool)
+def _border(shape: tuple[int, ...]) -> Mask:
+    border = np.ones(shape, bool)
     margin = max(1, round(EDGE * min(shape)))
-    edges[margin:-margin, margin:-margin] = False
-    return edges
+    border[margin:-margin, margin:-margin] = False
+    return border
 
 
-def _outlined(picture: Seeds, seeds: Seeds) -> Mask:
-    likely = _front(seeds)
+def _grab_cut(image: Bytes, seeds: Bytes) -> Mask:
+    """Segment an image (h, w, 3) from seeds (h, w), OpenCV's GC_* codes."""
+    likely = _foreground(seeds)
     if likely.all() or not likely.any():
         return likely
-    cv2.setRNGSeed(0)  # of the clusters that it begins with
-    mask, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
+    cv2.setRNGSeed(0)  # GrabCut starts from random clusters of colours
+    labels, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     try:
-        cv2.grabCut(picture, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+        cv2.grabCut(image, labels, None, *models, N_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     except cv2.error:  # too few pixels of one side for a model of its colours
         return likely
-    found = _front(mask)
+    found = _foreground(labels)
     return found if found.any() and not found.all() else likely
 
 
-def _front(mask: Seeds) -> Mask:
-    return np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD))
+def _foreground(labels: Bytes) -> Mask:
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
-def _exact(marked: Tensor) -> Tensor:
-    """Which objects (n, 1, 1, 1) are marked by an outline, not by a box that they would fill."""
-    rows, columns = (marked.any(dim=side).sum(dim=2) for side in (3, 2))
-    return (marked.sum(dim=(2, 3)) < rows * columns)[..., None, None]
+def _is_outline(annotated: Tensor) -> Tensor:
+    """Whether each annotation (n, 1, H, W) is an outline, not a filled box: (n, 1, 1, 1)."""
+    rows, columns = (annotated.any(dim=side).sum(dim=2) for side in (3, 2))
+    return (annotated.sum(dim=(2, 3)) < rows * columns)[..., None, None]

@@ -1,87 +1,107 @@
-"""A candidate under examination, and what other classes say a gain must exceed."""
+"""A candidate with the results of its screening and its test, and its decision threshold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.verification import effects, trial
+from pipeline.analysis.verification import effects, intervention_tests
 from pipeline.analysis.verification.illustration import Illustration
+from pipeline.analysis.verification.intervention_tests import AddingEffect, RemovalEffect
 from pipeline.analysis.verification.interventions import Intervention
-from pipeline.analysis.verification.trial import Added, Removed
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 
 @dataclass(eq=False)
 class TestedCandidate:
-    """A candidate, and what was found out about it.
+    """A candidate and what the interventions on it showed.
 
-    screened is the gain on screening, pseudo what a half of the class, 0 or 1, does against the
-    other, added and removed the trial; wearers are the plan positions of the images that carry the
-    cue; same_as is the case that is the same cue, told more precisely; illustrations show a few of
-    the interventions.
+    Attributes:
+        candidate: row of CANDIDATES; a localised or shrunk region replaces its columns.
+        intervention: the intervention that tests the candidate.
+        screening_gain: gain of adding the cue in the screening.
+        null_effects: by half of the class's images (0 or 1), the effect of that half against the
+            other half as control; a null distribution, as both halves are of the same class.
+        decision_threshold: gain that the test must reach, from the other classes' screening gains.
+        adding: effect of adding the cue in the test; None if the candidate was only screened.
+        removing: effect of removing the cue, and the reliance of the images.
+        with_cue: positions in the plan of the images with the cue, ascending.
+        same_as: the candidate that describes the same cue better; None if there is none.
+        illustrations: a few of the interventions, to be shown in the report.
     """
 
     candidate: Row
-    probe: Intervention
-    screened: float
-    pseudo: dict[int, Added]
-    hurdle: float = 0.0
-    added: Added | None = None
-    removed: Removed = trial.NOT_REMOVED
-    wearers: list[int] = field(default_factory=list)
+    intervention: Intervention
+    screening_gain: float
+    null_effects: dict[int, AddingEffect]
+    decision_threshold: float = 0.0
+    adding: AddingEffect | None = None
+    removing: RemovalEffect = intervention_tests.NOT_REMOVED
+    with_cue: list[int] = field(default_factory=list)
     same_as: TestedCandidate | None = None
     illustrations: list[Illustration] = field(default_factory=list)
 
     @property
     def category(self) -> tuple[str, bool]:
-        """Cases of one category are compared between classes."""
+        """Name of the intervention, and whether the candidate names its sources.
+
+        The screening gains of candidates of one category are compared between classes.
+        """
         return self.candidate["probe"], self.candidate["donor_index"] is not None
 
     @property
     def gain(self) -> float:
-        """The gain on trial, 0 where there was none."""
-        return self.added.effect.gain if self.added else 0.0
-
-    def clears(self, least: float) -> bool:
-        """Whether the trial's gain reaches `least` and the hurdle, and surely the share pasted.
-
-        A cue is small against its effect: pictures of which a share comes from the class should
-        turn into it no more often than that, if only objects counted.
-        """
-        if self.added is None or self.gain < max(least, self.hurdle):
-            return False
-        return self.added.effect.low >= self.pasted
-
-    def is_wide(self, least: float) -> bool:
-        """Whether the gain holds in the typical target class, too."""
-        return self.added is not None and self.added.typical >= least / 2
-
-    @property
-    def pasted(self) -> float:
-        """Share of a picture that comes from another, 0 where it varies or is statistics alone."""
-        return self.area if self.area < 1 and self.probe.pixels else 0.0
+        """Gain of adding the cue in the test, in [-1, 1]; 0 if the candidate was not tested."""
+        return self.adding.effect.gain if self.adding else 0.0
 
     @property
     def area(self) -> float:
-        """Share of the picture that the candidate names, 1 where it has no place."""
+        """Share of the image that the candidate's region covers; 1 without a region."""
         cells = self.candidate["cells"]
         return 1.0 if cells is None else float(np.mean(cells))
 
+    @property
+    def transplanted_share(self) -> float:
+        """Share of the image's pixels that is transplanted; 0 if it varies or if none is."""
+        is_fixed = self.area < 1 and self.intervention.is_pixel_transplant
+        return self.area if is_fixed else 0.0
 
-def set_hurdles(cases: list[TestedCandidate], least: float) -> None:
-    """What each case must exceed, from what its category did for other classes on screening."""
+    def passes(self, min_effect: float) -> bool:
+        """Whether the gain reaches `min_effect` and the decision threshold.
+
+        The lower bound of the gain's confidence interval must also reach the transplanted share of
+        the image: if only objects counted, a transplant of a share of the image would flip no
+        larger share of the images, and a cue is small compared with its effect.
+        """
+        if self.adding is None or self.gain < max(min_effect, self.decision_threshold):
+            return False
+        return self.adding.effect.ci_low >= self.transplanted_share
+
+    def is_general(self, min_effect: float) -> bool:
+        """Whether the median gain over the recipients' classes reaches half of `min_effect`."""
+        return self.adding is not None and self.adding.median_gain >= min_effect / 2
+
+
+def set_decision_thresholds(tested: list[TestedCandidate], min_effect: float) -> None:
+    """Set the decision threshold of every candidate.
+
+    The threshold comes from the largest screening gain, in the same category, of each other class
+    (`effects.decision_threshold`).
+
+    Args:
+        tested: all screened candidates of a run.
+        min_effect: smallest gain of interest (analysis.min_effect).
+    """
     by_category: dict[tuple[str, bool], list[TestedCandidate]] = {}
-    for case in cases:
-        by_category.setdefault(case.category, []).append(case)
+    for each in tested:
+        by_category.setdefault(each.category, []).append(each)
     for alike in by_category.values():
         best: dict[int, float] = {}
-        for case in alike:
-            own = case.candidate["class_index"]
-            best[own] = max(best.get(own, -1.0), case.screened)
-        for case in alike:
-            others = [gain for own, gain in best.items() if own != case.candidate["class_index"]]
-            case.hurdle = effects.hurdle(np.array(others), least)
+        for each in alike:
+            own = each.candidate["class_index"]
+            best[own] = max(best.get(own, -1.0), each.screening_gain)
+        for each in alike:
+            own = each.candidate["class_index"]
+            others = np.array([gain for label, gain in best.items() if label != own])
+            each.decision_threshold = effects.decision_threshold(others, min_effect)

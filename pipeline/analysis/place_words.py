@@ -1,0 +1,56 @@
+"""The place of a region or a point of an image in words, such as "bottom right" or "top edge"."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_EDGE_SHARE = 0.75
+"""Share of an edge's cells that a region must hold to be named after the edge."""
+MAX_EDGE_CELLS = 1.5
+"""Most cells of a region that is named after an edge, as a multiple of the edge's length."""
+
+
+def place_of_point(row: float, column: float, shape: tuple[int, int]) -> str:
+    """Name the third of the image, in each direction, that holds a point.
+
+    Args:
+        row, column: position on a grid, counted from 0; the centre of a cell is a whole number.
+        shape: rows and columns of the grid.
+
+    Returns:
+        "top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom" or
+        "bottom right".
+    """
+    vertical = ("top", "", "bottom")[_third(row, shape[0])]
+    horizontal = ("left", "", "right")[_third(column, shape[1])]
+    return f"{vertical} {horizontal}".strip() or "centre"
+
+
+def place_of_cells(cells: NDArray[np.bool_]) -> str:
+    """Name the edge that a region (h, w) runs along, else the third that holds its centre."""
+    if edge := edge_of_cells(cells):
+        return edge
+    rows, columns = np.nonzero(cells)
+    return place_of_point(rows.mean(), columns.mean(), (cells.shape[0], cells.shape[1]))
+
+
+def edge_of_cells(cells: NDArray[np.bool_]) -> str:
+    """Name the edge that a region (h, w) runs along, such as "left edge"; "" where there is none.
+
+    The region must hold MIN_EDGE_SHARE of the outermost row or column and few other cells.
+    """
+    outermost = {
+        "top edge": cells[0],
+        "bottom edge": cells[-1],
+        "left edge": cells[:, 0],
+        "right edge": cells[:, -1],
+    }
+    for name, line in outermost.items():
+        if line.mean() >= MIN_EDGE_SHARE and cells.sum() <= MAX_EDGE_CELLS * len(line):
+            return name
+    return ""
+
+
+def _third(position: float, cells: int) -> int:
+    return int(3 * (position + 0.5) / cells)
