@@ -5,7 +5,6 @@ Everything here is importable from `pipeline` itself: `pipeline.audit`, `pipelin
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.cli import run_overview
 from pipeline.errors import ConfigError, Stopped
-from pipeline.storage import files, parquet, run_folder
+from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_record import read_record
 from pipeline.storage.run_setup import Setup
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from pipeline.config import Config
     from pipeline.data.source import Source
-
-Where = Mapping[str, object] | pc.Expression
-"""Which images: column name to the wanted value or list of values, or an Arrow expression."""
 
 HEAVY = ("heatmap", "heatmap_label", "embedding", "features")
 """Columns of the images that hold many numbers each; `Run.images` reads them only by name."""
@@ -149,7 +146,9 @@ class Run:
         return _to_pandas(self.to_arrow("classes"))
 
     def images(
-        self, columns: Sequence[str] | None = None, where: Where | None = None
+        self,
+        columns: Sequence[str] | None = None,
+        where: Mapping[str, object] | pc.Expression | None = None,
     ) -> pd.DataFrame:
         """One row per planned image, in planned order: prediction, statistics, status.
 
@@ -210,7 +209,8 @@ class Run:
             KeyError: the id is not planned.
             DataError: the image has no heatmap, or cannot be read now.
         """
-        from pipeline.data.pictures import seen_box  # noqa: PLC0415 - OpenCV, for people alone
+        from pipeline.data.decode import to_rgb  # noqa: PLC0415 - OpenCV, for people alone
+        from pipeline.data.pictures import seen_box  # noqa: PLC0415
         from pipeline.errors import DataError  # noqa: PLC0415
         from pipeline.report.panels import panels  # noqa: PLC0415
 
@@ -223,16 +223,17 @@ class Run:
         if row["heatmap_label"] is not None:
             heatmaps.append(self.heatmaps([image_id], of="label")[0])
             titles.append(f"{row['label']} (label)")
-        pixels = self._read_image(image_id) if image is None else image
-        height, width = np.shape(pixels)[:2]
+        pixels = self._read_image(image_id) if image is None else to_rgb(image)
         preprocess = self._setup().preprocess
-        seen = seen_box(preprocess["resize"], preprocess["crop"], (height, width))
+        seen = seen_box(preprocess["resize"], preprocess["crop"], pixels.shape)
         return panels(pixels, np.stack(heatmaps), titles, seen=seen)
 
     def _setup(self) -> Setup:
         return run_folder.read_plan(self.folder, []).setup
 
-    def _image_table(self, columns: Sequence[str] | None, where: Where | None) -> pa.Table:
+    def _image_table(
+        self, columns: Sequence[str] | None, where: Mapping[str, object] | pc.Expression | None
+    ) -> pa.Table:
         rows = run_folder.rows(self.folder, self._setup())
         known = rows.schema.names
         wanted = [name for name in known if name not in HEAVY] if columns is None else list(columns)
@@ -268,8 +269,7 @@ class Run:
 
         from pipeline.config import load  # noqa: PLC0415
 
-        record = json.loads(files.read_text(self.folder.path / "run.json"))
-        return load(OmegaConf.create(record["config"]))
+        return load(OmegaConf.create(read_record(self.folder.record).config))
 
 
 def _compose(settings: Sequence[str | Mapping[str, object]]) -> Config:
@@ -318,7 +318,7 @@ def _signals() -> AbstractContextManager[None]:
     return signals() if is_main else nullcontext()
 
 
-def _expression(where: Where | None) -> pc.Expression | None:
+def _expression(where: Mapping[str, object] | pc.Expression | None) -> pc.Expression | None:
     """The condition that every entry of a mapping holds."""
     if not isinstance(where, Mapping):
         return where

@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from pipeline.__main__ import audit
 from pipeline.config import conf_dir, load
+from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
 

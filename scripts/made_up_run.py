@@ -21,7 +21,7 @@ from pipeline.config import Config, result_settings
 from pipeline.data import pictures
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import Plan, RunFolder
-from pipeline.storage.run_setup import Setup
+from pipeline.storage.run_setup import Resolved, Setup
 from pipeline.storage.schema import (
     CANDIDATES,
     FINDINGS,
@@ -161,7 +161,16 @@ def write_run(config: Config, n_images: int, n_classes: int, shard_size: int, dr
     setup = Setup(
         fingerprint="0",
         settings=result_settings(config),
-        decided={"device": "cpu", "loader.batch_size": 32, "model.target_layer": "layer4"},
+        resolved=Resolved(
+            camaudit="made up",
+            device="cpu",
+            target_layer="layer4",
+            model_fingerprint="0",
+            compile=False,
+            channels_last=False,
+            precision="fp32",
+            batch_size=32,
+        ),
         class_names=class_names(n_classes),
         grid=GRID,
         embedding_dim=DIMENSIONS,

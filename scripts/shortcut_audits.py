@@ -7,8 +7,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from shortcut_sets import Recipe
 
-from pipeline.__main__ import audit
 from pipeline.config import Config, conf_dir, load
+from pipeline.stages.audit import audit
 
 SCRIPTS = Path(__file__).resolve().parent
 STAGES = "[explain,discover,verify,rank]"

@@ -22,8 +22,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pipeline.__main__ import audit
 from pipeline.config import conf_dir, load
+from pipeline.stages.audit import audit
 
 SIZE, GRID = 64, 4
 

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.stages.audit import audit
 
 COMMAND = [sys.executable, "-m", "pipeline"]
 RESNET = ["dataset.root=photos", "model.name=resnet18", "model.weights=null"]

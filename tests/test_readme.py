@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision import models
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.cli import explain, explain_image
 from pipeline.config import Config, conf_dir
+from pipeline.stages.audit import audit
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -27,15 +26,15 @@ from pipeline.data.pictures import Box, Rgb
 from pipeline.data.source import describe, numbered
 from pipeline.engine import batch_size, inference, precision
 from pipeline.engine.explain import explain
-from pipeline.errors import ConfigError, DataError, close_names
+from pipeline.errors import AuditError, ConfigError, DataError, close_names
 from pipeline.model.classifier import Classifier, load_classifier
 from pipeline.model.device import pick_device
 from pipeline.report.overlay import colormap_code, coloured, overlay, spread
 from pipeline.report.panels import panels
 from pipeline.storage import run_folder
-from pipeline.storage.files import read_text
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_record import read_record
 from pipeline.storage.run_setup import Setup
 
 TOP = 5
@@ -144,32 +143,37 @@ def settings(composed: DictConfig) -> tuple[ExplainConfig, ModelOfRun | None]:
     composed["wanted"] = composed.pop("class")
     if not composed.run:
         return filled(composed, ExplainConfig), None
-    of = _run(to_path(composed.run))
-    decided = of.setup.decided
-    composed["model"] = of.settings["model"] | {"target_layer": decided["model.target_layer"]}
+    of = _model_of_run(to_path(composed.run))
+    resolved = of.setup.resolved
+    composed["model"] = of.settings["model"] | {"target_layer": resolved.target_layer}
     for key in ("cam", "seed"):
         composed[key] = of.settings[key]
     for key in ("precision", "channels_last"):
-        composed[key] = decided[key]
+        composed[key] = getattr(resolved, key)
     if composed.batch_size == AUTO:
-        composed["batch_size"] = decided["loader.batch_size"]
+        composed["batch_size"] = resolved.batch_size
     return filled(composed, ExplainConfig), of
 
 
-def _run(folder: Path) -> ModelOfRun:
+def _model_of_run(folder: Path) -> ModelOfRun:
     try:
-        content = json.loads(read_text(folder / "run.json"))
-        return ModelOfRun(content["config"], run_folder.read_plan(RunFolder(folder)).setup)
-    except (OSError, ValueError, LookupError) as error:
+        run = RunFolder(folder)
+        config = read_record(run.record).config
+        if not config:
+            raise ConfigError("there is no run.json in it")
+        return ModelOfRun(config, run_folder.read_plan(run).setup)
+    except (OSError, AuditError) as error:
         raise ConfigError(f"run: {folder} is not the folder of a run: {error}") from error
 
 
 def _classifier(config: ExplainConfig, of: ModelOfRun | None) -> Classifier:
     """The model, made ready in the precision of the settings."""
-    loaded = load_classifier(config.model, pick_device(config.device), config.seed)
-    if of is not None and loaded.fingerprint != of.setup.decided["model.fingerprint"]:
-        raise ConfigError(f"run: the model is not the one that {config.run} was made with")
-    return precision.prepared(
+    device = pick_device(config.device)
+    if of is None:
+        loaded = load_classifier(config.model, device, config.seed)
+    else:
+        loaded = precision.load_audited(config.model, of.setup.resolved, device, config.seed)
+    return precision.prepare(
         loaded,
         "fp32" if config.precision == AUTO else config.precision,
         channels_last=config.channels_last and precision.takes_channels_last(loaded),

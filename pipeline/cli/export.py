@@ -8,15 +8,16 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.parser import Parser
 from pipeline.cli.run_overview import open_run
 from pipeline.data.pictures import for_display, webp
 from pipeline.errors import AuditError, ConfigError, DataError
 from pipeline.report.exports import FORMATS, Review, open_review
 from pipeline.report.exports.label_studio import served_from
 from pipeline.report.exports.review import Picture
-from pipeline.storage.paths import is_remote
+from pipeline.storage.paths import local_path
 from pipeline.storage.run_setup import Setup
 
 if TYPE_CHECKING:
@@ -39,23 +40,13 @@ examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Refuses what it cannot use with the exit code that the audit has for it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 1; 2 is what the gate found."""
-        self.print_usage(sys.stderr)
-        self.exit(ConfigError.exit_code, f"{self.prog}: {message}\n")
-
-
 def parser() -> Parser:
     """The arguments of the command."""
     formats = "\n".join(f"  {name:<14}{format_.about}" for name, format_ in FORMATS.items())
     made = Parser(
-        prog="camaudit-export",
-        description="Hand the suspects of a run over to a tool in which people review images.",
-        epilog=EXAMPLES.format(formats=formats),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "camaudit-export",
+        "Hand the suspects of a run over to a tool in which people review images.",
+        EXAMPLES.format(formats=formats),
     )
     made.add_argument("run", metavar="RUN", help="folder of a run, as outputs/audit")
     made.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
@@ -108,7 +99,7 @@ def export(given: argparse.Namespace) -> str:
     chosen = FORMATS[given.format]
     path = given.to
     if path is None and chosen.file is not None:
-        if is_remote(run.path):
+        if local_path(run.path) is None:
             raise ConfigError(f"{run.path} is in a bucket; say with --to where to write, here")
         path = run.path / "exports" / chosen.file
     chosen.write(review, path, **options)

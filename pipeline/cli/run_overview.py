@@ -1,23 +1,20 @@
-"""What a run says of itself: run.json, the setup in its plan, the names of its committed parts."""
+"""A run in short: from run.json, the setup in its plan, and the names of its committed parts."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import ConfigError, DataError, some
+from pipeline.errors import ConfigError, some
+from pipeline.stages.stage import writer_of
 from pipeline.storage import files, paths, run_folder
 from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_record import Attempt, read_record
 from pipeline.storage.run_setup import Setup
 
 PART = re.compile(r"part-(\d{5,})\.parquet")
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,65 +64,46 @@ def open_run(where: str | Path) -> RunFolder:
     if _is_run(path):
         return RunFolder(path)
     message = f"{path} is no run: there is neither run.json nor plan.parquet in it"
-    if paths.is_remote(path):
-        raise ConfigError(message)
-    runs = sorted(inner.name for inner in path.iterdir() if _is_run(inner)) if path.is_dir() else []
+    runs = sorted(inner.name for inner in files.local_folders(path) if _is_run(inner))
     raise ConfigError(message + (f"; runs in it: {some(runs)}" if runs else ""))
 
 
 def look(run: RunFolder) -> RunOverview:
-    """All that is known of a run without reading a row of its parts.
+    """Summarise a run without reading a row of its parts.
 
     Raises:
         DataError: run.json or the plan is damaged.
     """
-    record = _record(run)
-    attempts: list[Record] = record.get("attempts") or []
-    last = attempts[-1] if attempts else {}
+    record = read_record(run.record)
+    last = record.last or Attempt(started="")
     setup, missing = _setup(run)
     committed = _committed(run, setup) if setup else []
-    counts = record.get("counts") or ({"planned": setup.n_images} if setup else {})
-    seconds = _seconds(attempts)
-    speeds = [attempt.get("images_per_second") for attempt in attempts]
     return RunOverview(
         run_id=run.path.resolve().name,
         folder=str(run.path),
-        state=record.get("state") or "unknown",
-        exit_code=record.get("exit_code"),
-        message=last.get("message"),
-        attempts=len(attempts),
-        started=last.get("started"),
-        ended=last.get("ended"),
+        state=record.state,
+        exit_code=record.exit_code,
+        message=last.message,
+        attempts=len(record.attempts),
+        started=last.started or None,
+        ended=last.ended,
         last_written=_last_written(run),
-        counts=counts,
-        accuracy=counts["correct"] / counts["labelled"] if counts.get("labelled") else None,
+        counts=record.counts or ({"planned": setup.n_images} if setup else {}),
+        accuracy=record.accuracy,
         parts={"committed": len(committed), "planned": setup.n_shards} if setup else {},
-        **_how(setup),
-        seconds=seconds,
-        duration=round(sum(seconds.values()), 3),
-        images_per_second=next((speed for speed in reversed(speeds) if speed), None),
-        warnings=record.get("warnings") or [],
-        false_findings=(record.get("verification") or {}).get("false_findings") or None,
-        missing=missing | _not_there(run, setup, committed),
+        **_settings(setup),
+        seconds=record.seconds,
+        duration=round(sum(record.seconds.values()), 3),
+        images_per_second=record.images_per_second,
+        warnings=record.warnings,
+        false_findings=record.verification.get("false_findings") or None,
+        missing=missing | _missing(run, setup, committed),
     )
 
 
 def _is_run(path: Path) -> bool:
-    return files.is_file(path / "run.json") or files.is_file(RunFolder(path).plan)
-
-
-def _record(run: RunFolder) -> Record:
-    """run.json as it stands there, empty where there is none."""
-    path = run.path / "run.json"
-    try:
-        record = json.loads(files.read_text(path))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{path} is damaged: it holds no object")
-    return record
+    run = RunFolder(path)
+    return files.is_file(run.record) or files.is_file(run.plan)
 
 
 def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
@@ -146,7 +124,8 @@ def _committed(run: RunFolder, setup: Setup) -> list[int]:
     return [int(name[1]) for name in names if name and int(name[1]) < setup.n_shards]
 
 
-def _not_there(run: RunFolder, setup: Setup | None, committed: list[int]) -> dict[str, str]:
+def _missing(run: RunFolder, setup: Setup | None, committed: list[int]) -> dict[str, str]:
+    """A sentence for the parts and for each table that is not there yet, by its name."""
     missing = {}
     if setup and len(committed) < setup.n_shards:
         done = sum(len(setup.rows(shard)) for shard in committed)
@@ -154,48 +133,34 @@ def _not_there(run: RunFolder, setup: Setup | None, committed: list[int]) -> dic
             f"{len(committed):,} of {setup.n_shards:,} parts are committed ({done:,} of "
             f"{setup.n_images:,} images): the explain stage is not finished"
         )
-    for table, stage in (("findings", "verify"), ("suspects", "rank")):
+    for table in ("findings", "suspects"):
         if not files.is_file(run.analysis(table)):
-            missing[table] = f"no {table} yet: the {stage} stage has not run"
+            missing[table] = f"no {table} yet: the {writer_of(table)} stage has not run"
     return missing
 
 
-def _how(setup: Setup | None) -> dict[str, str | None]:
-    """What was asked, and how, from what the plan holds."""
-    settings = setup.settings if setup else {}
-    decided = setup.decided if setup else {}
+def _settings(setup: Setup | None) -> dict[str, str | None]:
+    """Dataset, model and how it was explained, from the setup of the plan."""
+    if setup is None:
+        names = ("dataset", "model", "checkpoint", "layer", "method", "precision", "device")
+        return dict.fromkeys(names)
+    settings, resolved = setup.settings, setup.resolved
     data = [settings.get(f"dataset.{key}") for key in ("kind", "name", "path", "root", "factory")]
     model = [settings.get(f"model.{key}") for key in ("kind", "name", "factory")]
-    single = {
-        "checkpoint": settings.get("model.checkpoint"),
-        "layer": decided.get("model.target_layer"),
-        "method": settings.get("cam.method"),
-        "precision": decided.get("precision"),
-        "device": decided.get("device"),
-    }
+    checkpoint = settings.get("model.checkpoint")
     return {
         "dataset": ", ".join(str(part) for part in data if part) or None,
         "model": ", ".join(str(part) for part in model if part) or None,
-        **{name: None if value is None else str(value) for name, value in single.items()},
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "layer": resolved.target_layer,
+        "method": str(settings.get("cam.method")),
+        "precision": resolved.precision,
+        "device": resolved.device,
     }
 
 
-def _seconds(attempts: list[Record]) -> dict[str, float]:
-    total = Counter[str]()
-    for attempt in attempts:
-        total.update(attempt.get("seconds") or {})
-    return {stage: round(seconds, 3) for stage, seconds in total.items()}
-
-
 def _last_written(run: RunFolder) -> str:
-    """When a file of the run was last committed, which moves the folder it is in."""
-    written = (run.path / "run.json", run.plan, run.part(0).parent, run.analysis("").parent)
-    latest = max(_written(place) for place in written)
+    """When a file of the run was last committed (ISO 8601, UTC)."""
+    written = (run.record, run.plan, run.part(0).parent, run.analysis("").parent)
+    latest = max(files.changed(path) or 0.0 for path in written)
     return datetime.fromtimestamp(latest, timezone.utc).isoformat(timespec="seconds")
-
-
-def _written(place: Path) -> float:
-    """When a file or folder was written, 0 where it is not there; a bucket has no folders."""
-    if paths.is_remote(place):
-        return files.modified(place) or 0.0
-    return place.stat().st_mtime if place.exists() else 0.0

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-NONE = "-"
-JOINERS = "\u200c\u200d"
-"""Unprintable to Python, but part of Persian words and of emoji."""
+from pipeline.cli.parser import escaped
 
+NONE = "-"
 Row = dict[str, Any]
 Cell = Callable[[Row], Text]
 
@@ -23,16 +22,6 @@ STYLES = {
     "suspected": "yellow",
 }
 """Of states and verdicts."""
-
-
-def escaped(text: object) -> str:
-    """Text on one line that cannot steer a terminal: what is not printable as a Python escape."""
-    return "".join(
-        char
-        if char.isprintable() or char in JOINERS
-        else char.encode("unicode_escape").decode("ascii")
-        for char in str(text)
-    )
 
 
 def share(value: float | None) -> str:

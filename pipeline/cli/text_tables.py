@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.parser import escaped
 from pipeline.cli.run_overview import RunOverview
 from pipeline.cli.text_cells import (
     FINDING,
@@ -23,7 +24,6 @@ from pipeline.cli.text_cells import (
     SUSPECT,
     Cell,
     Row,
-    escaped,
     share,
 )
 

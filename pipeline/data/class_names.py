@@ -1,10 +1,14 @@
-"""From a source to a plan of shards, and from the plan to batches."""
+"""Match the class names of a dataset with the outputs of a model."""
 
 from __future__ import annotations
 
-from pipeline.data.source import describe as describe  # noqa: PLC0414 - the report's too
-from pipeline.data.source import numbered
+import logging
+import re
+
+from pipeline.data.source import distinct, numbered
 from pipeline.errors import ConfigError, some
+
+log = logging.getLogger(__name__)
 
 
 def match_classes(
@@ -55,12 +59,9 @@ def _by_order(
         note = "neither the dataset nor the model names its classes; outputs are called by number"
         return [str(index) for index in range(n_outputs)], {}, [note]
     if len(dataset_names) == n_outputs:
-        note = "the model has no class names; its outputs were taken in order as "
-        note += some(dataset_names)
-        as_text = sorted(dataset_names)
-        if all(map(str.isdecimal, as_text)) and as_text != dataset_names:
-            note += f" (torchvision's ImageFolder would sort them as text: {some(as_text)})"
-        return dataset_names, {name: index for index, name in enumerate(dataset_names)}, [note]
+        log.info("the model's outputs are taken, in order, as %s", some(dataset_names))
+        positions = {name: index for index, name in enumerate(dataset_names)}
+        return dataset_names, positions, _order_doubts(dataset_names)
     if all(_is_output(name, n_outputs) for name in dataset_names):
         note = "the model has no class names; the dataset's numbers were taken as its outputs"
         names = [str(index) for index in range(n_outputs)]
@@ -69,6 +70,31 @@ def _by_order(
         f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
         f"{some(dataset_names)}\n  set model.class_names to the name of each output, in order"
     )
+
+
+def _order_doubts(names: list[str]) -> list[str]:
+    """A warning where training may have sorted the same class names in another order.
+
+    A dataset with an order of its own, which is not sorted, is believed.
+    """
+    if names != distinct(names):
+        return []
+    others = {
+        "torchvision's ImageFolder sorts them as text": sorted(names),
+        "timm sorts them without regard to case": sorted(names, key=_natural_key),
+    }
+    return [
+        f"the model has no class names; its outputs were taken in order as {some(names)}, but "
+        f"{who}: {some(order)}; set model.class_names to the order of the training"
+        for who, order in others.items()
+        if order != names
+    ][:1]
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts numbers inside names by value, and letters without regard to case, as timm does."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]:

@@ -170,11 +170,12 @@ def _content(root: Root, name: str) -> str:
 def _root(key: str, path: str, names: list[str] | None = None) -> Root:
     """The place that a setting names; of a bucket, only what may hold the names is listed."""
     folder = to_path(path)
-    if paths.is_remote(folder):
+    local = paths.local_path(folder)
+    if local is None:
         return _bucket(key, str(folder), _common(names or []))
-    if not folder.is_dir():
+    if not local.is_dir():
         raise ConfigError(f"{key}: {path} is not a folder")
-    return Folder(folder)
+    return Folder(local)
 
 
 def _common(names: list[str]) -> str:

@@ -142,7 +142,7 @@ def plan_batches(wanted: Mapping[int, Sequence[int]], setup: Setup) -> list[Sequ
             groups.append(positions)
         else:
             few += positions
-    size = setup.batch_size
+    size = setup.resolved.batch_size
     return [rows[at : at + size] for rows in [*groups, few] for at in range(0, len(rows), size)]
 
 

@@ -36,7 +36,7 @@ class Explanation(Tensor):
     """
 
     # Results of operations are plain tensors: a sum of heatmaps explains no class.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     class_index: Tensor
     class_name: list[str]
@@ -49,9 +49,8 @@ class Explanation(Tensor):
         """The heatmaps (N, h, w) in [0, 1] as a plain tensor."""
         return self.as_subclass(Tensor)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         """Shape, layer, and class and probability of each image."""
-        del tensor_contents
         pairs = zip(self.class_name, self.probability.tolist(), strict=True)
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs)
         n, rows, columns = self.shape

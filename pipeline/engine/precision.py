@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.config import ModelConfig
 from pipeline.engine import inference
 from pipeline.engine.fold_batchnorm import fold_batch_norms
+from pipeline.errors import ConfigError
 from pipeline.model import target_layer
-from pipeline.model.classifier import Classifier
+from pipeline.model.classifier import Classifier, load_classifier
+from pipeline.storage.run_setup import Resolved
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_TOP1, LEAST_COSINE = 0.99, 0.99
@@ -56,7 +58,7 @@ def fastest(device: torch.device) -> str:
     return "fp32"
 
 
-def prepared(
+def prepare(
     classifier: Classifier, precision: str, *, channels_last: bool, compiled: bool
 ) -> Classifier:
     """A classifier whose trunk runs as wanted; the given one stays as it is.
@@ -88,14 +90,29 @@ def prepared(
     return ready
 
 
-def as_decided(classifier: Classifier, decided: dict[str, Any]) -> Classifier:
-    """A classifier prepared as a run decided for itself (Setup.decided)."""
-    return prepared(
+def prepare_as_resolved(classifier: Classifier, resolved: Resolved) -> Classifier:
+    """A classifier prepared with the resolved settings of a run."""
+    return prepare(
         classifier,
-        decided["precision"],
-        channels_last=decided["channels_last"],
-        compiled=decided["compile"],
+        resolved.precision,
+        channels_last=resolved.channels_last,
+        compiled=resolved.compile,
     )
+
+
+def load_audited(
+    config: ModelConfig, resolved: Resolved, device: torch.device, seed: int
+) -> Classifier:
+    """Load the model that a run has explained, with the run's target layer; not yet prepared.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or its weights are not those of the run.
+    """
+    layer = replace(config, target_layer=resolved.target_layer)
+    classifier = load_classifier(layer, device, seed)
+    if classifier.fingerprint != resolved.model_fingerprint:
+        raise ConfigError("model: its weights are not those that the run has explained")
+    return classifier
 
 
 def takes_channels_last(classifier: Classifier) -> bool:

@@ -12,6 +12,7 @@ from pipeline.report import charts
 from pipeline.report.aggregates import Aggregates
 from pipeline.report.images import PictureFile
 from pipeline.report.words import NONE, percent, plural
+from pipeline.storage.run_record import GateResult
 from pipeline.storage.run_setup import Setup
 
 Row = dict[str, Any]
@@ -36,7 +37,7 @@ class RunFacts:
     engine: dict[str, Any]
     versions: dict[str, str]
     seed: int
-    gate: Sequence[Row] = ()
+    gate: Sequence[GateResult] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _checks(
         confirmed = told.verification.get("pseudo_classes_confirmed", 0)
         yield TrustCheck(LOOK if confirmed else GOOD, "Findings can be trusted", false)
     if told.gate:
-        broken = [check["line"] for check in told.gate if check["broken"]]
+        broken = [result.line for result in told.gate if result.broken]
         words = "; ".join(broken) or f"no limit is broken of {len(told.gate)} that are set"
         yield TrustCheck(LOOK if broken else GOOD, "The gate", words)
     for name, agreement in told.engine.items():
@@ -158,7 +159,7 @@ def _checks(
 
 def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
     """How the audit was made: name and value."""
-    settings, decided = setup.settings, setup.decided
+    settings, resolved = setup.settings, setup.resolved
     dataset = [settings.get(f"dataset.{key}") for key in ("name", "path", "root", "factory")]
     speed = told.images_per_second
     height, width = setup.preprocess["crop"]
@@ -167,13 +168,13 @@ def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
         "Model": f"{settings['model.kind']}, "
         + str(settings.get("model.name") or settings.get("model.factory")),
         "Checkpoint": str(settings.get("model.checkpoint") or "the model's own weights"),
-        "Target layer": str(decided["model.target_layer"]),
+        "Target layer": resolved.target_layer,
         "Method": str(settings["cam.method"]),
-        "Precision": str(decided.get("precision", NONE)),
+        "Precision": resolved.precision,
         "Model input": f"{width} × {height} pixels",
         "Heatmap grid": f"{setup.grid[1]} × {setup.grid[0]} cells",
-        "Device": str(decided["device"]),
-        "Batch size": str(decided["loader.batch_size"]),
+        "Device": resolved.device,
+        "Batch size": str(resolved.batch_size),
         "Images per second": NONE if speed is None else f"{speed:,.1f}",
         "Seed": str(told.seed),
     }

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from scipy import special
 
 from pipeline.config import Config
 from pipeline.errors import DataError, GateError
@@ -70,8 +69,8 @@ class _Seen:
         return 0.0 if min(self.grid) < 3 else float(self.corners.max() / self.ok)
 
 
-def tell(config: Config, journal: Journal) -> None:
-    """Log counts, top findings and suspects, and where the report is."""
+def log_results(config: Config, journal: Journal) -> None:
+    """Log counts, the first findings and suspects, and the path of the report."""
     run, counts = RunFolder(config.folder), journal.counts
     if counts:
         log.info("%d images planned: %d explained, %d errors", *list(counts.values())[:3])
@@ -112,7 +111,7 @@ def check_gate(config: Config, journal: Journal) -> None:
     Raises:
         GateError: with a line for each limit that is broken.
     """
-    broken = [check["line"] for check in journal.gate if check["broken"]]
+    broken = journal.broken_limits
     if "gate" in config.stages and broken:
         raise GateError("\n".join(broken))
 
@@ -134,6 +133,8 @@ def _warnings(seen: _Seen) -> Iterator[str]:
 
 def _chance(seen: _Seen) -> Iterator[str]:
     """Warn where accuracy does not beat naming the commonest class (one-sided binomial, 1 %)."""
+    from scipy import special  # noqa: PLC0415 - takes half a second
+
     if np.count_nonzero(seen.labels) < 2:
         return
     labelled = int(seen.labels.sum())

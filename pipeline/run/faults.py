@@ -22,7 +22,7 @@ AGAIN = "what was committed stays; run the same command again to go on"
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def as_not_finished() -> Iterator[None]:
     """Faults of the machine inside become NotFinished; bugs stay what they are.
 
     Raises:

@@ -1,13 +1,12 @@
-"""Before the first image: what is left open is decided, and written into the plan with the images.
+"""Plan a run: resolve what the settings leave open, list the images, commit the plan.
 
-What was found automatically is found once. A resume keeps it, and refuses by name what changed.
+Automatic choices are made once. A resume keeps them, and refuses changed settings by name.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,45 +26,50 @@ from pipeline.storage import run_folder
 from pipeline.storage.files import is_file
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_folder import Plan, RunFolder
-from pipeline.storage.run_setup import Setup
+from pipeline.storage.run_setup import Resolved, Setup
 
 log = logging.getLogger(__name__)
 
 COMPARED = 128
-"""Images on which a faster precision is held against float32."""
+"""Number of images on which a faster precision is compared with float32."""
 WORTH = 16
-"""A dataset so many times larger is worth the comparison; a smaller one runs in float32."""
+"""A dataset of fewer than WORTH * COMPARED images runs in float32 without a comparison."""
+
+Measured = dict[str, dict[str, float]]
+"""Agreement with float32 of a precision, by its name (asdict of engine.precision.Agreement)."""
 
 
-def make(
+def plan_run(
     config: Config, run: RunFolder, source: Source, classifier: Classifier, device: torch.device
 ) -> tuple[Plan, Classifier]:
-    """The plan of the run, and the classifier made ready as it says.
+    """Return the plan of the run, and the classifier prepared as the plan says.
 
-    The committed plan where it still holds, else a new one, which is then committed.
+    The committed plan is kept where settings and images still agree with it. Else a new plan is
+    made and committed.
 
     Raises:
-        ConfigError: class names that do not match; the settings or images that changed since the
-            run was begun.
+        ConfigError: class names do not match; settings or images changed since the run began.
     """
-    names, label_index, notes = class_names.match_classes(
+    matched = class_names.match_classes(
         source.class_names, classifier.class_names, classifier.n_outputs
     )
+    names, label_index, notes = matched
     earlier = run_folder.read_plan(run) if is_file(run.plan) else None
-    kept = earlier.setup if earlier else _of_baseline(config, classifier, device)
-    ready, decided, measured = _decide(config, source, classifier, device, kept)
+    kept = earlier.setup if earlier else _baseline_setup(config, classifier, device)
+    ready, resolved, measured = _resolve(config, source, classifier, device, kept)
     settings = result_settings(config)
     setup = Setup(
-        fingerprint=fingerprint(settings | decided),
+        fingerprint=fingerprint(settings | resolved.to_json()),
         settings=settings,
-        decided=decided,
+        resolved=resolved,
         class_names=names,
         grid=classifier.grid,
         embedding_dim=min(classifier.channels, config.cam.embedding_dim),
         preprocess=asdict(classifier.preprocess),
         n_images=len(source.image_ids),
         shard_size=config.loader.shard_size,
-        warnings=classifier.warnings + notes,
+        ignored=source.ignored,
+        warnings=[*source.warnings, *classifier.warnings, *notes],
         measured=measured,
     )
     table = make_plan(source, label_index, setup.shard_size, content=config.data.hash)
@@ -77,75 +81,76 @@ def make(
     return now, ready
 
 
-def _decide(
+def _resolve(
     config: Config,
     source: Source,
     classifier: Classifier,
     device: torch.device,
     earlier: Setup | None,
-) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
-    """The classifier made ready, what decides numbers, and the measurements that decided it.
+) -> tuple[Classifier, Resolved, Measured]:
+    """Resolve the settings: the prepared classifier, the resolved settings, the measurements.
 
-    What was decided earlier is kept: by this run, or by a baseline whose rows could then be taken.
+    `earlier` is the setup of this run, or of a baseline whose rows may be reused; its automatic
+    choices are kept.
     """
-    kept: dict[str, Any] = earlier.decided if earlier else {}
-    measured: dict[str, Any] = earlier.measured if earlier else {}
-    decided: dict[str, Any] = {
-        "camaudit": __version__,
-        "device": device.type,
-        "model.target_layer": classifier.layer_name,
-        "model.fingerprint": classifier.fingerprint,
-        "compile": config.compile,
-        "channels_last": config.channels_last and precision.takes_channels_last(classifier),
-        "precision": config.precision,
-        "loader.batch_size": config.loader.batch_size,
-    }
-    if decided["precision"] == AUTO and earlier:
-        decided["precision"] = kept.get("precision")
-    elif decided["precision"] == AUTO:
-        decided["precision"], measured = _choose(config, source, classifier, decided, device)
-    ready = precision.as_decided(classifier, decided)
-    if decided["loader.batch_size"] == AUTO and earlier:
-        decided["loader.batch_size"] = kept.get("loader.batch_size")
-    elif decided["loader.batch_size"] == AUTO:
+    measured: Measured = earlier.measured if earlier else {}
+    resolved = Resolved(
+        camaudit=__version__,
+        device=device.type,
+        target_layer=classifier.layer_name,
+        model_fingerprint=classifier.fingerprint,
+        compile=config.compile,
+        channels_last=config.channels_last and precision.takes_channels_last(classifier),
+        precision=config.precision,
+        batch_size=0,
+    )
+    if config.precision == AUTO and earlier:
+        resolved = replace(resolved, precision=earlier.resolved.precision)
+    elif config.precision == AUTO:
+        chosen, measured = _choose_precision(config, source, classifier, resolved, device)
+        resolved = replace(resolved, precision=chosen)
+    ready = precision.prepare_as_resolved(classifier, resolved)
+    if isinstance(config.loader.batch_size, int):
+        size = config.loader.batch_size
+    elif earlier:
+        size = earlier.resolved.batch_size
+    else:
         with inference.explaining(ready, config.cam.method, config.cam.embedding_dim) as explain:
             size = batch_size.fitting(explain, device, classifier.preprocess.crop)
-        decided["loader.batch_size"] = size
-    return ready, decided, measured
+    return ready, replace(resolved, batch_size=size), measured
 
 
-def _of_baseline(config: Config, classifier: Classifier, device: torch.device) -> Setup | None:
-    """What the baseline decided, where it had the same model on the same kind of device."""
+def _baseline_setup(config: Config, classifier: Classifier, device: torch.device) -> Setup | None:
+    """The setup of the baseline, if it explained the same model on the same kind of device."""
     if config.baseline is None:
         return None
     setup = run_folder.read_plan(RunFolder(to_path(config.baseline)), []).setup
     same = (device.type, classifier.fingerprint)
-    found = (setup.decided.get("device"), setup.decided.get("model.fingerprint"))
-    return setup if found == same else None
+    return setup if (setup.resolved.device, setup.resolved.model_fingerprint) == same else None
 
 
-def _choose(
+def _choose_precision(
     config: Config,
     source: Source,
     classifier: Classifier,
-    decided: dict[str, Any],
+    resolved: Resolved,
     device: torch.device,
-) -> tuple[str, dict[str, Any]]:
-    """The fastest precision that says the same as float32 on images of the dataset."""
+) -> tuple[str, Measured]:
+    """The fastest precision that agrees with float32 on images of the dataset."""
     fastest, n_images = precision.fastest(device), len(source.image_ids)
     if fastest == "fp32" or n_images < WORTH * COMPARED:
         return "fp32", {}
-    images = _pictures(config, source, classifier, device)
+    images = _sample_images(config, source, classifier, device)
     if not images:
         return "fp32", {}
     exact, fast = (
-        precision.as_decided(classifier, decided | {"precision": name, "compile": False})
+        precision.prepare_as_resolved(classifier, replace(resolved, precision=name, compile=False))
         for name in ("fp32", fastest)
     )
     try:
         found = precision.agreement(exact, fast, images, config.cam.method)
-    except RuntimeError as error:  # an operation that is not there in these numbers
-        log.info("%s cannot run this model, which stays in fp32: %s", fastest, error)
+    except RuntimeError as error:  # the hardware lacks an operation in this precision
+        log.info("the model cannot run in %s and stays in fp32: %s", fastest, error)
         return "fp32", {}
     log.info(
         "%s on %d images: %.1f %% of the predictions and %.4f of the heatmaps (cosine) as in fp32",
@@ -154,10 +159,10 @@ def _choose(
     return fastest if found.holds else "fp32", {fastest: asdict(found)}
 
 
-def _pictures(
+def _sample_images(
     config: Config, source: Source, classifier: Classifier, device: torch.device
 ) -> list[Tensor]:
-    """COMPARED images (N, 3, H, W) uint8 from all over the dataset, in batches."""
+    """COMPARED images (N, 3, H, W) uint8, spread evenly over the dataset, in batches of 16."""
     spread = np.linspace(0, len(source.image_ids) - 1, COMPARED).round().astype(int).tolist()
     batches = [spread[at : at + 16] for at in range(0, COMPARED, 16)]
     loader = load_images(
@@ -171,8 +176,7 @@ def _pictures(
 
 
 def _check_unchanged(run: RunFolder, earlier: Plan, now: Plan) -> None:
-    before = earlier.setup.settings | earlier.setup.decided
-    after = now.setup.settings | now.setup.decided
+    before, after = earlier.setup.fixed, now.setup.fixed
     changed = [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -190,13 +194,13 @@ def _check_unchanged(run: RunFolder, earlier: Plan, now: Plan) -> None:
 
 
 def _changed_images(before: pa.Table, now: pa.Table) -> str:
-    """How the images of two plans differ, in words."""
+    """Describe how the images of two plans differ."""
     old, new = (
         dict(zip(plan["image_id"].to_pylist(), plan["version"].to_pylist(), strict=True))
         for plan in (before, now)
     )
     changed = [name for name in new if name in old and old[name] != new[name]]
-    told = f"{len(new.keys() - old.keys())} images new, {len(old.keys() - new.keys())} gone"
+    counts = f"{len(new.keys() - old.keys())} images new, {len(old.keys() - new.keys())} gone"
     if changed:
-        return f"{told}, {len(changed)} written since (first: {changed[0]})"
-    return f"{told}, or other labels"
+        return f"{counts}, {len(changed)} written since (first: {changed[0]})"
+    return f"{counts}, or other labels"

@@ -1,4 +1,4 @@
-"""From a source to a plan of shards, and from the plan to batches."""
+"""The table of the plan: one row per image, with its shard and the version of its file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pyarrow as pa
 from pipeline.config import AUTO
 from pipeline.data.loader import n_loader_processes
 from pipeline.data.source import Picture, Source
-from pipeline.data.source import describe as describe  # noqa: PLC0414 - the report's too
 from pipeline.storage.schema import plan_schema
 
-ASKED = 256
-"""Files that a thread asks for their versions at a time."""
+GROUP = 256
+"""Number of images whose versions one task of the thread pool reads; a task takes 2 kB."""
 
 
 def make_plan(
@@ -26,10 +25,10 @@ def make_plan(
     """One row per image, in the source's order (plan_schema).
 
     Args:
-        source: what is to be planned.
-        label_index: output of each label.
-        shard_size: images of a part.
-        content: whether images are told unchanged by their content.
+        source: the dataset.
+        label_index: the model's output of each label.
+        shard_size: number of images of a shard.
+        content: whether a version is a hash of the content, not size and time of the file.
     """
     n_images = len(source.image_ids)
     indices = [None if label is None else label_index[label] for label in source.labels]
@@ -48,29 +47,30 @@ def make_plan(
 
 
 def _versions(source: Source, *, content: bool) -> list[str | None]:
-    """What tells each picture from an earlier one; files are asked side by side."""
+    """The version of each image, read by several threads; None where it cannot be known."""
     n_images = len(source.image_ids)
     version = source.version
     if version is None:
         if not content:
             return [None] * n_images
-        version = partial(_pixels, source.read)
-    ask = partial(version, content=content)
-    groups = [range(at, min(at + ASKED, n_images)) for at in range(0, n_images, ASKED)]
-    with ThreadPoolExecutor(
-        n_loader_processes(AUTO)
-    ) as pool:  # a future for each image would take 2 kB
-        return [
-            told for group in pool.map(lambda group: [*map(ask, group)], groups) for told in group
-        ]
+        version = partial(_hash_pixels, source.read)
+    version_of = partial(version, content=content)
+    groups = [range(at, min(at + GROUP, n_images)) for at in range(0, n_images, GROUP)]
+    with ThreadPoolExecutor(n_loader_processes(AUTO)) as pool:
+        versions = pool.map(lambda group: [*map(version_of, group)], groups)
+        return [version for group in versions for version in group]
 
 
-def _pixels(read: Callable[[int], Picture], index: int, content: bool) -> str | None:  # noqa: FBT001
-    """Hash of a picture and its object; None of one that cannot be read."""
+def _hash_pixels(
+    read: Callable[[int], Picture],
+    index: int,
+    content: bool,  # noqa: FBT001 - the signature of Source.version
+) -> str | None:
+    """Hash of an image and its object mask; None for an image that cannot be read."""
     assert content
     try:
         picture = read(index)
-    except Exception:  # noqa: BLE001 - as in Fitted, where it becomes an error row
+    except Exception:  # noqa: BLE001 - the loader makes an error row of the same exception
         return None
     digest = hashlib.sha256(repr(picture.pixels.shape).encode())
     for pixels in picture:

@@ -1,4 +1,4 @@
-"""Rows that need not be computed: of unchanged images in an earlier run, or next to failed ones."""
+"""Rows that need no computation: of unchanged images of a baseline, or beside error rows."""
 
 from __future__ import annotations
 
@@ -17,46 +17,50 @@ from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
 
 NONE = -1
-LOOSE = ("dataset.", "model.", "loader.")
-"""Settings that may differ: what they stand for is compared itself, as images and as weights."""
+"""Position of an image that has no earlier row."""
+COMPARED_ELSEWHERE = ("dataset.", "model.", "loader.")
+"""Settings that may differ: images are compared by version, models by fingerprint."""
 
 
 @dataclass(frozen=True)
 class ReusableRows:
-    """Rows of an earlier run for images of this one.
+    """Earlier rows for images of a plan.
 
-    where (n_images,) is the position there of each planned image, NONE where it is to be computed.
+    where (n_images,) is the position of each planned image among the earlier rows, NONE for an
+    image that has to be computed.
     """
 
     rows: Rows
     where: NDArray[np.int64]
 
     def take(self, planned: pa.Table) -> pa.Table:
-        """Rows (part_schema) for those of the planned images that are known, in planned order.
+        """Earlier rows (part_schema) of planned images, as far as there are any, in planned order.
 
         Raises:
             DataError: naming the part that is damaged.
         """
         positions = planned["index"].to_numpy()
         known = self.where[positions] != NONE
-        there = self.where[positions[known]]
-        found = self.rows.at(there, None)
-        found = found.take(pc.index_in(pa.array(there), found["index"].combine_chunks()))
+        earlier = self.where[positions[known]]
+        found = self.rows.at(earlier, None)
+        found = found.take(pc.index_in(pa.array(earlier), found["index"].combine_chunks()))
         return found.set_column(0, "index", planned["index"].filter(pa.array(known)))
 
 
-def of_baseline(folder: Path, here: RunFolder, now: Plan) -> tuple[ReusableRows | None, list[str]]:
-    """Rows of an earlier run for images that are as they were; or why none of them holds.
+def rows_of_baseline(
+    folder: Path, here: RunFolder, now: Plan
+) -> tuple[ReusableRows | None, list[str]]:
+    """Rows of a baseline for images that have not changed; or None and the reasons.
 
     Raises:
-        ConfigError: a run that is not finished, or this one.
+        ConfigError: the baseline is not finished, or is this run.
     """
     run = RunFolder(folder)
     if run.path.resolve() == here.path.resolve():
         raise ConfigError(f"baseline: {run.path} is this run itself")
     before = run_folder.read_plan(run)
     reasons = differences(before.setup, now.setup)
-    if not reasons and not _any_version(before.table, now.table):
+    if not reasons and not _have_versions(before.table, now.table):
         reasons = ["size and time of its images are not known; data.hash=true compares contents"]
     if reasons:
         return None, reasons
@@ -68,49 +72,50 @@ def of_baseline(folder: Path, here: RunFolder, now: Plan) -> tuple[ReusableRows 
 
 
 def differences(before: Setup, now: Setup) -> list[str]:
-    """What rows depend on and differs between two runs, in words; empty where nothing does."""
-    now = Setup.from_metadata(now.to_metadata())  # as it will be read: without tuples
-    earlier, later = ({**s.settings, **s.decided} for s in (before, now))
+    """What differs between two runs of all that rows depend on; empty where nothing does."""
+    now = Setup.from_metadata(now.to_metadata())  # JSON makes lists of tuples, as in `before`
+    earlier, later = before.fixed, now.fixed
+    resolved = now.resolved.to_json()
     keys = sorted(
         key
         for key in earlier.keys() | later.keys()
-        if not key.startswith(LOOSE) or key in now.decided or key == "model.output"
+        if not key.startswith(COMPARED_ELSEWHERE) or key in resolved or key == "model.output"
     )
-    told = [
+    differing = [
         f"{key}: {earlier.get(key)} there, {later.get(key)} here"
         for key in keys
         if earlier.get(key) != later.get(key)
     ]
     for name in ("class_names", "preprocess", "grid", "embedding_dim"):
         if getattr(before, name) != getattr(now, name):
-            told.append(f"{name.replace('_', ' ')} differ")
-    return told
+            differing.append(f"{name.replace('_', ' ')} differ")
+    return differing
 
 
-def _any_version(*plans: pa.Table) -> bool:
+def _have_versions(*plans: pa.Table) -> bool:
     return all(plan["version"].null_count < plan.num_rows for plan in plans)
 
 
 def _unchanged(before: pa.Table, now: pa.Table, rows: Rows) -> NDArray[np.int64]:
-    """Position there of each image whose content and label are the same and whose row is good."""
+    """Earlier position of each image whose version and label are the same and whose row is ok."""
     there = pc.index_in(now["image_id"], before["image_id"].combine_chunks())
     old = before.take(there)
     same = pc.equal(old["version"], now["version"])
     for column in ("label_index", "label"):
-        alike = pc.equal(old[column], now[column])
+        equal = pc.equal(old[column], now[column])
         neither = pc.and_(pc.is_null(old[column]), pc.is_null(now[column]))
-        same = pc.and_kleene(same, pc.or_kleene(pc.fill_null(alike, False), neither))  # noqa: FBT003
+        same = pc.and_kleene(same, pc.or_kleene(pc.fill_null(equal, False), neither))  # noqa: FBT003
     good = pc.equal(rows.to_table(columns=["status"])["status"], "ok").take(there)
     known = pc.fill_null(pc.and_kleene(same, good), False).to_numpy()  # noqa: FBT003
     return np.where(known, pc.fill_null(there, NONE).to_numpy(), NONE).astype(np.int64)
 
 
-def of_itself(run: RunFolder, setup: Setup, done: list[int]) -> tuple[ReusableRows, list[int]]:
-    """The good rows of own parts that also hold errors, and those shards.
+def rows_of_run(run: RunFolder, setup: Setup, done: list[int]) -> tuple[ReusableRows, list[int]]:
+    """The good rows of the run's own parts that also hold error rows, and these shards.
 
     Args:
         run: the run.
-        setup: of its plan.
+        setup: its setup.
         done: shards that are committed.
     """
     where = np.full(setup.n_images, NONE, np.int64)

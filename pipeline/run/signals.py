@@ -1,4 +1,4 @@
-"""What an unattended run needs: one run at a time, signals, run.json, progress, versions."""
+"""SIGTERM and SIGINT as exceptions, so that a run closes its files on the way out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pipeline.errors import Stopped
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into Stopped, so that loaders and files are closed on the way out."""
+    """Raise Stopped where SIGTERM or SIGINT arrives; only the main thread may enter.
+
+    Raises:
+        Stopped: a signal arrived.
+    """
 
     def stop(signum: int, _frame: FrameType | None) -> None:
         raise Stopped(signum)

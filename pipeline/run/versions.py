@@ -1,4 +1,4 @@
-"""What an unattended run needs: one run at a time, signals, run.json, progress, versions."""
+"""Versions of camaudit, Python and the libraries that decide the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless
 
 @cache
 def versions() -> dict[str, str]:
-    """What ran: camaudit, Python and the libraries that make the numbers."""
+    """Version by name; "unknown" for a library that is not installed as a package."""
     found = {"camaudit": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:

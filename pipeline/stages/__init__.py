@@ -1,1 +1,1 @@
-"""The five stages, each one run(): tables in, tables out."""
+"""The stages of an audit: tables in, tables out. stage.py lists them, audit.py runs them."""

@@ -17,6 +17,7 @@ from pipeline.run.state import Journal
 from pipeline.stages.rank import KINDS_KEY
 from pipeline.storage import parquet
 from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_record import GateResult
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def run(config: Config, journal: Journal) -> None:
     if not gate.wants(config.gate):
         return
     for check in gate.checks(config.gate, found(config, journal)):
-        journal.gate.append(asdict(check) | {"line": check.line})
+        journal.gate.append(GateResult(**asdict(check), line=check.line))
         log.info("%s", check.line)
 
 
@@ -45,14 +46,13 @@ def found(config: Config, journal: Journal) -> Found:
     folder, counts = RunFolder(config.folder), journal.counts
     verdicts = parquet.read(folder.analysis("findings"), ["verdict"])["verdict"].to_pylist()
     suspects = parquet.read(folder.analysis("suspects"), ["kind"])
-    labelled = counts.get("labelled", 0)
     changes: dict[str, Any] = _changes(folder) if config.baseline else {}
     return Found(
         confirmed_findings=verdicts.count("confirmed"),
         suspects=json.loads((suspects.schema.metadata or {})[KINDS_KEY]),
         n_explained=counts.get("ok", 0),
         error_rate=counts.get("error", 0) / max(1, counts.get("planned", 0)),
-        accuracy=counts["correct"] / labelled if labelled else None,
+        accuracy=journal.accuracy,
         **changes,
     )
 

@@ -7,14 +7,7 @@ beside it, which the page fetches when somebody asks. Every picture is drawn onc
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +24,7 @@ from pipeline.report.site import ReportTables, Site
 from pipeline.run.state import Journal
 from pipeline.run.versions import versions
 from pipeline.stages.compare import METADATA_KEY
-from pipeline.storage import files, parquet, paths, run_folder
+from pipeline.storage import files, parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -53,35 +46,10 @@ def run(config: Config, journal: Journal) -> None:
     focus = aggregates.focus(
         tables.rows, tables.setup, config.analysis.sample_per_class, config.seed
     )
-    with replacing(folder.report) as draft:
+    with files.replaced_folder(folder.report, last="index.html") as draft:
         studio = ReportImages(draft, config.report, tables.setup, reader(config))
         site = Site(config, tables, focus, studio, Pages(draft))
-        site.write(told(config, journal), found, _changes(config, folder))
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, put in the place of `folder` at the end unless something is raised.
-
-    Into a bucket it is brought file by file, the first page last.
-    """
-    if paths.is_remote(folder):
-        with tempfile.TemporaryDirectory() as made:
-            yield Path(made)
-            files.upload(Path(made), folder, last="index.html")
-        return
-    draft, old = (folder.with_name(f".{folder.name}.{name}") for name in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was killed
-    draft.mkdir()
-    try:
-        yield draft
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        site.write(run_facts(config, journal), found, _changes(config, folder))
 
 
 def reader(config: Config) -> Read:
@@ -108,19 +76,14 @@ def reader(config: Config) -> Read:
     return read
 
 
-def told(config: Config, journal: Journal) -> RunFacts:
-    """What the run says of itself, over all attempts."""
-    attempts = [*journal.attempts, asdict(journal.attempt)]
-    seconds = Counter[str]()
-    for attempt in attempts:
-        seconds.update(attempt["seconds"])
-    speeds = [attempt["images_per_second"] for attempt in attempts]
+def run_facts(config: Config, journal: Journal) -> RunFacts:
+    """Facts about the run, over all attempts, that the report shows."""
     return RunFacts(
         run_id=config.run_id,
         date=f"{datetime.fromisoformat(journal.attempt.started):%Y-%m-%d %H:%M %Z}",
         warnings=journal.warnings,
-        seconds=dict(seconds),
-        images_per_second=next((speed for speed in reversed(speeds) if speed), None),
+        seconds=journal.seconds,
+        images_per_second=journal.images_per_second,
         verification=journal.verification,
         engine=journal.engine,
         versions=versions(),

@@ -45,8 +45,6 @@ from pipeline.analysis.verification.tested_candidate import (
 from pipeline.config import Config
 from pipeline.data.datasets import open_source
 from pipeline.engine import precision
-from pipeline.errors import ConfigError
-from pipeline.model.classifier import load_classifier
 from pipeline.model.device import pick_device
 from pipeline.run.state import Journal
 from pipeline.storage import parquet, run_folder
@@ -147,11 +145,7 @@ def _make_runner(config: Config, setup: Setup) -> InterventionRunner:
         ConfigError: if the model is not the one that the explain stage used.
     """
     device = pick_device(config.device)
-    classifier = load_classifier(config.model, device, config.seed)
-    if classifier.fingerprint != setup.decided["model.fingerprint"]:
-        raise ConfigError(
-            "the model is not the one that was explained; run the explain stage first"
-        )
+    classifier = precision.load_audited(config.model, setup.resolved, device, config.seed)
     source = open_source(config.dataset, config.data.max_pixels)
-    ready = precision.as_decided(classifier, setup.decided)
+    ready = precision.prepare_as_resolved(classifier, setup.resolved)
     return InterventionRunner(ready, source.read, config.cam.method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.errors import ConfigError
 from pipeline.storage.paths import PUT, RULES, filesystem, is_remote, key_of, protocol_of, reason
 
 SIDE_BY_SIDE = 32
@@ -109,6 +111,27 @@ def _arrived(store: Any, key: str, content: bytes) -> bool:
     return any(each in sums for each in told) or store.cat_file(key) == content
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run; a bucket has no folders, and its lease finds out who may write.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    if is_remote(folder):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir: {folder} cannot be written")
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Free bytes on the disk of a folder; None for a bucket, which has no such limit."""
+    return None if is_remote(folder) else shutil.disk_usage(folder).free
+
+
 def remove(path: Path) -> None:
     """Remove a file, there or not.
 
@@ -159,13 +182,35 @@ def modified(path: Path) -> float | None:
     return _when(info) if info.get("type") == "file" else None
 
 
-def newest(folder: Path) -> float | None:
-    """When the last file below a folder in a bucket was written; None where there is none.
+def changed(path: Path) -> float | None:
+    """When a file or folder last changed, in seconds since 1970; None where it does not exist.
+
+    A folder of this machine changes where a file in it is committed; a bucket has no folders.
 
     Raises:
         StoreError: the store does not answer or refuses.
     """
+    if is_remote(path):
+        return modified(path)
+    return path.stat().st_mtime if path.exists() else None
+
+
+def newest(folder: Path, pattern: str) -> float | None:
+    """When the newest file right in a folder was written; None where no file matches.
+
+    Raises:
+        StoreError: the store does not answer or refuses.
+    """
+    if not is_remote(folder):
+        return max((path.stat().st_mtime for path in folder.glob(pattern)), default=None)
     return max(map(_when, listed(folder).values()), default=None)
+
+
+def local_folders(folder: Path) -> list[Path]:
+    """The folders right in a folder of this machine; none for a bucket, which is not searched."""
+    if is_remote(folder) or not folder.is_dir():
+        return []
+    return [inner for inner in folder.iterdir() if inner.is_dir()]
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -214,6 +259,94 @@ def names(folder: Path, pattern: str) -> list[Path]:
     with _reached(folder):
         found = sorted(map(str, filesystem(folder).glob(f"{key_of(folder)}/{pattern}")))
     return [folder / name.rpartition("/")[2] for name in found]
+
+
+@contextmanager
+def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A draft to write, which replaces a file of this machine at the end; atomic.
+
+    The draft stands beside the file, under a name that begins with a dot and ends in .tmp. It is
+    removed where anything is raised.
+
+    Args:
+        path: the file; its folder is made.
+        durable: whether draft and folder are flushed to the disk (fsync).
+
+    Raises:
+        OSError: disk full, folder read-only; the file that was there before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the error that is raised says why
+            draft.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder of this machine to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(text: str, path: Path, mode: int | None = None) -> None:
+    """Replace a small text file as a whole; mode, where given, are its permissions.
+
+    Raises:
+        OSError: disk full, folder read-only, bucket out of reach; what was there before stays.
+    """
+    if is_remote(path):
+        put(path, text.encode())
+        return
+    with drafted(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+        if mode is not None:
+            draft.chmod(mode)
+
+
+@contextmanager
+def replaced_folder(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder to fill, which replaces `folder` at the end unless something is raised.
+
+    Args:
+        folder: the folder to replace. In a bucket its files are replaced one by one.
+        last: the file that is brought into a bucket after all others.
+
+    Raises:
+        OSError: disk full, bucket out of reach; the folder that was there before stays.
+    """
+    if is_remote(folder):
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+            upload(Path(made), folder, last)
+        return
+    draft, old = (folder.with_name(f".{folder.name}.{name}") for name in ("draft", "old"))
+    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was killed
+    draft.mkdir()
+    try:
+        yield draft
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def has_files(folder: Path) -> bool:
+    """Whether a folder exists and, in a bucket, has files below it."""
+    return bool(listed(folder)) if is_remote(folder) else folder.is_dir()
 
 
 def upload(folder: Path, to: Path, last: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +28,12 @@ def write(table: pa.Table, path: Path) -> None:
     if is_remote(path):
         files.put(path, _sealed(table, path))
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a dot hides it from readers
-    try:
+    with files.drafted(path) as draft:
         _write_parquet(table, draft)
         checksum.close(draft)
         keys = table.column_names[:2]
         if not read(draft, keys).equals(table.select(keys)):
             raise DataError(f"{path}: what was written reads back as something else")
-        sync(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def _sealed(table: pa.Table, path: Path) -> bytes:
@@ -61,29 +52,6 @@ def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
     pq.write_table(
         stored, where, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
     )
-
-
-def write_text(text: str, path: Path, mode: int | None = None) -> None:
-    """Replace a small text file as a whole; mode, where given, says who may read it.
-
-    Raises:
-        OSError: disk full, folder read-only, bucket out of reach; what was there stays.
-    """
-    if is_remote(path):
-        files.put(path, text.encode())
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        if mode is not None:
-            draft.chmod(mode)
-        sync(draft)
-        draft.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
 
 
 def _encodings(schema: pa.Schema) -> dict[str, Any]:
@@ -115,15 +83,6 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
         for field in schema
     ]
     return pa.schema(plain, schema.metadata)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -60,6 +60,11 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, os.PathLike)
 
 
+def local_path(path: Path) -> Path | None:
+    """The path itself where it is on this machine, None where it is in a bucket."""
+    return None if is_remote(path) else path
+
+
 def check_writable(key: str, text: str) -> None:
     """Refuse, by its name, a protocol on which a file cannot be committed.
 

@@ -18,14 +18,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.storage import files
-from pipeline.storage.parquet import first_line, is_sealed
-from pipeline.storage.parquet import read as read  # noqa: PLC0414
-from pipeline.storage.parquet import stored_schema as stored_schema  # noqa: PLC0414
-from pipeline.storage.parquet import write as write  # noqa: PLC0414
-from pipeline.storage.parquet import write_text as write_text  # noqa: PLC0414
+from pipeline.storage.parquet import first_line, is_sealed, read, write
 from pipeline.storage.paths import is_remote
 from pipeline.storage.run_setup import Setup
-from pipeline.storage.scan import Rows as Rows  # noqa: PLC0414 - a run's tables come from here
+from pipeline.storage.scan import Rows
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +47,11 @@ class RunFolder:
     def plan(self) -> Path:
         """The plan of the run."""
         return self.path / "plan.parquet"
+
+    @property
+    def record(self) -> Path:
+        """run.json, the record of all attempts."""
+        return self.path / "run.json"
 
     @property
     def report(self) -> Path:

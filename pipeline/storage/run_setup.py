@@ -1,4 +1,4 @@
-"""Arrow schemas of every table, and the few records that stages exchange."""
+"""The setup of a run: what is resolved before the first image and kept by every resume."""
 
 from __future__ import annotations
 
@@ -9,17 +9,61 @@ from typing import Any
 METADATA_KEY = b"camaudit"
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """What a run uses where settings say "auto", and what its rows depend on besides settings.
+
+    camaudit is the version that planned the run, device "cpu" or "cuda"; precision is a key of
+    engine.precision.DTYPES, batch_size in images. Two attempts at a run must agree in all of it.
+    """
+
+    camaudit: str
+    device: str
+    target_layer: str
+    model_fingerprint: str
+    compile: bool
+    channels_last: bool
+    precision: str
+    batch_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The values by the dotted keys that tables and messages use."""
+        return {key: getattr(self, name) for name, key in _RESOLVED_KEYS.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Resolved:
+        """From the values by dotted key.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(**{name: values[key] for name, key in _RESOLVED_KEYS.items()})
+
+
+_RESOLVED_KEYS = {
+    "camaudit": "camaudit",
+    "device": "device",
+    "target_layer": "model.target_layer",
+    "model_fingerprint": "model.fingerprint",
+    "compile": "compile",
+    "channels_last": "channels_last",
+    "precision": "precision",
+    "batch_size": "loader.batch_size",
+}
+
+
 @dataclass
 class Setup:
-    """What is decided before the first image, written into the plan and kept by every resume.
+    """What stands in the metadata of the plan and of every part.
 
-    grid is (rows, columns) of the heatmap; preprocess the arguments of Preprocess; settings and
-    decided the dotted keys that a resume must not change; measured is what was decided by.
+    settings holds the settings, by dotted key, that a resume must not change; measured what the
+    resolved settings were chosen by. grid is (rows, columns) of a heatmap, preprocess the fields
+    of model.preprocess.Preprocess. ignored counts files that are no images, by suffix.
     """
 
     fingerprint: str
     settings: dict[str, Any]
-    decided: dict[str, Any]
+    resolved: Resolved
     class_names: list[str]
     grid: tuple[int, int]
     embedding_dim: int
@@ -31,14 +75,14 @@ class Setup:
     measured: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def batch_size(self) -> int:
-        """Images per batch."""
-        return int(self.decided["loader.batch_size"])
+    def n_shards(self) -> int:
+        """Number of parts of the complete run."""
+        return -(-self.n_images // self.shard_size)
 
     @property
-    def n_shards(self) -> int:
-        """Number of parts the run ends with."""
-        return -(-self.n_images // self.shard_size)
+    def fixed(self) -> dict[str, Any]:
+        """Settings and resolved settings by dotted key: what a resume must not change."""
+        return self.settings | self.resolved.to_json()
 
     def rows(self, shard: int) -> range:
         """Plan positions of the images of one shard."""
@@ -46,19 +90,28 @@ class Setup:
         return range(start, min(start + self.shard_size, self.n_images))
 
     def to_metadata(self) -> dict[bytes, bytes]:
-        """As the metadata of an Arrow schema."""
-        return {METADATA_KEY: json.dumps(asdict(self)).encode()}
+        """The metadata of an Arrow schema."""
+        values = {**asdict(self), "resolved": self.resolved.to_json()}
+        named = {_STORED_NAMES.get(name, name): value for name, value in values.items()}
+        return {METADATA_KEY: json.dumps(named).encode()}
 
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None) -> Setup:
         """From the metadata of an Arrow schema.
 
         Raises:
-            KeyError, ValueError, TypeError: where it holds no setup of this version.
+            KeyError, ValueError, TypeError: the metadata holds no setup of this version.
         """
         values = json.loads((metadata or {})[METADATA_KEY])
-        lacking = {field.name for field in fields(cls)} - set(values)
+        known = {each.name: _STORED_NAMES.get(each.name, each.name) for each in fields(cls)}
+        lacking = set(known.values()) - set(values)
         if lacking:
             raise KeyError(", ".join(sorted(lacking)))
-        values["grid"] = tuple(values["grid"])
-        return cls(**values)
+        found = {name: values[stored] for name, stored in known.items()}
+        found["resolved"] = Resolved.from_json(found["resolved"])
+        found["grid"] = tuple(found["grid"])
+        return cls(**found)
+
+
+_STORED_NAMES = {"resolved": "decided"}
+"""Names in the metadata of files that differ from today's names in the code."""

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.analysis.compare import changes
 from pipeline.analysis.compare.changes import ComparedTables, compare, images
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.scan import Rows

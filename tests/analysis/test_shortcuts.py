@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from helpers.setups import resolved
 from pipeline.analysis import place_words
 from pipeline.analysis.shortcuts import clusters, regions
 from pipeline.analysis.verification import effects
@@ -292,7 +293,17 @@ def test_class_means_do_not_depend_on_the_batch_size(
         }
         for index in range(40)
     ]  # fmt: skip
-    setup = Setup("f", {}, {}, ["cat", "dog", "owl"], (2, 2), 2, {}, len(rows), 7)
+    setup = Setup(
+        fingerprint="f",
+        settings={},
+        resolved=resolved(4),
+        class_names=["cat", "dog", "owl"],
+        grid=(2, 2),
+        embedding_dim=2,
+        preprocess={},
+        n_images=len(rows),
+        shard_size=7,
+    )
     run = RunFolder(tmp_path)
     for shard in range(setup.n_shards):
         own = [rows[index] for index in setup.rows(shard)]

@@ -16,10 +16,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline.__main__ import audit
 from pipeline.cli import explain, explain_image
 from pipeline.config import Config, ExplainConfig, conf_dir
 from pipeline.errors import AuditError, ConfigError, DataError
+from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
 
@@ -136,7 +136,7 @@ def test_a_run_names_its_model_and_its_images(
     (tmp_path / "net2.py").write_text(MODEL.replace("manual_seed(1)", "manual_seed(2)"))
     of_run = config.folder / "run.json"
     of_run.write_text(of_run.read_text().replace("net.py", "net2.py"))
-    with pytest.raises(ConfigError, match="not the one that"):
+    with pytest.raises(ConfigError, match="not those that the run has explained"):
         explained("image=turned.jpg", f"run={config.folder}")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory as pin
 
+from helpers.setups import resolved
 from helpers.small_data import write_images
 from pipeline.config import CustomDataset, HuggingFaceDataset, ImageFolder
 from pipeline.data.class_names import match_classes
@@ -119,15 +120,19 @@ class TestMatchClasses:
     def test_a_model_without_names_takes_the_datasets_order(self) -> None:
         names, outputs, notes = match_classes(["b", "a"], None, 2)
         assert (names, outputs) == (["b", "a"], {"b": 0, "a": 1})
-        assert "in order as b, a" in notes[0]
+        assert notes == []
+        assert match_classes(["cat", "dog", "owl"], None, 3)[2] == []
 
-    def test_an_order_of_numbers_that_others_may_read_otherwise(self) -> None:
+    def test_an_order_that_training_may_have_sorted_otherwise_is_told(self) -> None:
         numbers = [str(number) for number in range(12)]
         (note,) = match_classes(numbers, None, 12)[2]
-        assert "0, 1, 2, 3" in note
-        assert "ImageFolder would sort them as text: 0, 1, 10, 11, 2" in note
-        (note,) = match_classes(numbers[:10], None, 10)[2]
-        assert "ImageFolder" not in note
+        assert "in order as 0, 1, 2, 3" in note
+        assert "ImageFolder sorts them as text: 0, 1, 10, 11, 2" in note
+        assert match_classes(numbers[:10], None, 10)[2] == []
+        (note,) = match_classes(["Zebra", "cat"], None, 2)[2]
+        assert "timm sorts them without regard to case: cat, Zebra" in note
+        (note,) = match_classes(["class1", "class10", "class2"], None, 3)[2]
+        assert "timm sorts them without regard to case: class1, class2, class10" in note
 
     def test_numbers_of_a_part_of_the_classes(self) -> None:
         names, outputs, notes = match_classes(["0", "2"], None, 3)
@@ -205,8 +210,7 @@ SIDE = 8
 
 def setup(n_images: int, shard_size: int, batch_size: int) -> Setup:
     """What the loader asks of a setup."""
-    decided = {"loader.batch_size": batch_size}
-    return Setup("f", {}, decided, ["a"], (2, 2), 4, {}, n_images, shard_size)
+    return Setup("f", {}, resolved(batch_size), ["a"], (2, 2), 4, {}, n_images, shard_size)
 
 
 def flat(index: int) -> Picture:

@@ -60,7 +60,7 @@ def pictures(n: int) -> Tensor:
 
 def prepared(name: str, model: Classifier | None = None, **how: bool) -> Classifier:
     how = {"channels_last": False, "compiled": False, **how}
-    return precision.prepared(model or classifier(), name, **how)
+    return precision.prepare(model or classifier(), name, **how)
 
 
 def test_the_trunk_ends_with_the_explained_layer() -> None:

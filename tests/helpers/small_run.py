@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from helpers.setups import resolved
 from pipeline.config import Config, Manifest, ReportConfig, ZooModel, result_settings
 from pipeline.data import pictures
 from pipeline.storage import parquet, run_folder
@@ -60,7 +61,7 @@ def make_run(
     setup = Setup(
         fingerprint="0",
         settings=result_settings(config),
-        decided={"device": "cpu", "loader.batch_size": 2, "model.target_layer": "layer4"},
+        resolved=resolved(2),
         class_names=names,
         grid=GRID,
         embedding_dim=2,

@@ -100,7 +100,7 @@ def test_the_heat_follows_the_cat(lite0: Classifier, texture: str, quarter: int)
 
 
 def test_bfloat16_sees_what_float32_sees(lite0: Classifier) -> None:
-    fast = precision.prepared(lite0, "bf16", channels_last=True, compiled=False)
+    fast = precision.prepare(lite0, "bf16", channels_last=True, compiled=False)
     whole = photographs()
     found = precision.agreement(lite0, fast, fitted(lite0, whole + mirrored(whole)))
     assert found.images == 18
@@ -109,7 +109,7 @@ def test_bfloat16_sees_what_float32_sees(lite0: Classifier) -> None:
 
 def test_bfloat16_decides_otherwise_only_where_float32_wavers(lite0: Classifier) -> None:
     exact, fast = (
-        precision.prepared(lite0, name, channels_last=True, compiled=False)
+        precision.prepare(lite0, name, channels_last=True, compiled=False)
         for name in ("fp32", "bf16")
     )
     batches = fitted(lite0, crops())

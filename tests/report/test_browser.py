@@ -22,10 +22,10 @@ from playwright.sync_api import Browser, Error, Page, Request, expect, sync_play
 from test_report import make_report
 
 from helpers.small_run import NASTY, make_run
-from pipeline.__main__ import audit
 from pipeline.analysis.ranking import decisions
 from pipeline.config import Config, conf_dir, load
 from pipeline.report import overlay
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.schema import FINDINGS

@@ -16,10 +16,10 @@ import torch
 from test_command import patient, run, start, tables  # noqa: F401 - patient is a fixture
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import NotFinished
 from pipeline.run import faults
+from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
 
@@ -147,13 +147,13 @@ def test_an_image_that_never_comes_is_an_error_row(
     ],
 )
 def test_faults_of_the_machine_are_told(error: Exception, said: str) -> None:
-    with pytest.raises(NotFinished, match=said), faults.told():
+    with pytest.raises(NotFinished, match=said), faults.as_not_finished():
         raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), OSError("who knows"), KeyError("x")])
 def test_bugs_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, faults.told():
+    with pytest.raises(type(error)) as raised, faults.as_not_finished():
         raise error
     assert raised.value is error
 

@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import AuditError
+from pipeline.stages.audit import audit
 
 
 @pytest.fixture

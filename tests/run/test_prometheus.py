@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_command import run
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import AuditError, ConfigError
+from pipeline.stages.audit import audit
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 
@@ -177,7 +177,7 @@ def test_rows_that_depend_on_other_settings_are_not_taken(
     _, everything = nights.counted("full", change)
     tuesday, some = nights.counted("tuesday", "baseline=out/monday", change)
     assert some == everything
-    assert "no row could be taken over" in warnings_of(tuesday)
+    assert "can be reused" in warnings_of(tuesday)
     assert culprit in warnings_of(tuesday)
 
 
@@ -192,9 +192,9 @@ def test_another_model_is_another_model(nights: Nights, model_file: Path) -> Non
 
 def test_what_was_decided_is_kept_so_that_rows_can_be_taken(nights: Nights) -> None:
     nights.run("monday", "precision=auto", "loader.batch_size=auto")
-    decided = run_folder.read_plan(RunFolder(Path("out/monday")), []).setup.decided
+    before = run_folder.read_plan(RunFolder(Path("out/monday")), []).setup.resolved
     tuesday = nights.run("tuesday", "baseline=out/monday", "loader.batch_size=auto")
-    assert run_folder.read_plan(tuesday, []).setup.decided == decided
+    assert run_folder.read_plan(tuesday, []).setup.resolved == before
 
 
 def test_a_baseline_that_cannot_be_used_is_named(nights: Nights) -> None:

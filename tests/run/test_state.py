@@ -84,7 +84,7 @@ def test_a_damaged_run_json_does_not_stop_a_run(config: Config) -> None:
 def test_without_a_terminal_progress_is_log_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)
     caplog.set_level(logging.INFO)
     with progress_bar(100, 40) as advance:
         advance(20)

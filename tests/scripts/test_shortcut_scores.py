@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
+from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from torchvision import models
 
 from helpers.bad_files import BAD_KINDS
 from helpers.small_data import CLASSES, write_images
-from pipeline.__main__ import audit
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.cam import methods
 from pipeline.config import Config
 from pipeline.engine import precision
@@ -25,6 +24,7 @@ from pipeline.engine.precision import Agreement
 from pipeline.errors import ConfigError
 from pipeline.run import plan
 from pipeline.stages import explain
+from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import METADATA_KEY

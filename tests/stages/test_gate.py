@@ -14,10 +14,10 @@ import pytest
 from test_command import run as command
 
 from helpers.small_data import MODEL, write_images
-from pipeline.__main__ import audit
 from pipeline.analysis.gate import Found, checks
 from pipeline.config import Config, GateConfig
 from pipeline.errors import ConfigError, GateError
+from pipeline.stages.audit import audit
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.schema import FINDINGS

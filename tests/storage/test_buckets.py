@@ -24,12 +24,12 @@ from test_run_folder import SETUP, part
 from helpers import buckets
 from helpers.buckets import CUT, PASS, REFUSE, STALL
 from helpers.small_data import write_images
-from pipeline.__main__ import audit
 from pipeline.cli import export, show, status
 from pipeline.config import Config, ImageFolder, Manifest
 from pipeline.data.datasets import open_source
 from pipeline.errors import ConfigError, DataError, NotFinished, Superseded
 from pipeline.run import faults, lock
+from pipeline.stages.audit import audit
 from pipeline.storage import files, lease, parquet, paths, run_folder
 from pipeline.storage.files import StoreError
 from pipeline.storage.paths import to_path
@@ -351,7 +351,10 @@ def test_no_rights_and_no_answer_are_one_line(
     with pytest.raises(NotFinished, match="photos: Could not connect to"):
         open_source(ImageFolder(root="s3://audits/photos"), 10**6)
     assert "nothing can be written: s3://audits/runs/audit/.lock: Could not connect" in ended.stderr
-    with pytest.raises(NotFinished, match=r"x\.parquet: .*what was committed stays"), faults.told():
+    with (
+        pytest.raises(NotFinished, match=r"x\.parquet: .*what was committed stays"),
+        faults.as_not_finished(),
+    ):
         parquet.write(pa.table({"a": [1]}), to_path("s3://audits/x.parquet"))
 
 

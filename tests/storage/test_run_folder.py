@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.setups import resolved
 from pipeline.errors import ConfigError, DataError, NotFinished
 from pipeline.storage import parquet, run_folder, scan
 from pipeline.storage.run_folder import Plan, RunFolder
@@ -25,7 +26,7 @@ from pipeline.storage.schema import plan_schema
 SETUP = Setup(
     fingerprint="f" * 32,
     settings={"seed": 0, "dataset.root": "ü <b>"},
-    decided={"loader.batch_size": 4},
+    resolved=resolved(4),
     class_names=["cat", "dog"],
     grid=(2, 3),
     embedding_dim=4,
@@ -236,7 +237,7 @@ class TestPlan:
         footer = run_folder.read_plan(run, columns=[])
         assert (footer.setup, footer.table.column_names) == (SETUP, [])
         assert SETUP.n_shards == 3
-        assert SETUP.batch_size == 4
+        assert SETUP.resolved.batch_size == 4
         assert [list(SETUP.rows(shard)) for shard in (0, 2)] == [[0, 1, 2, 3], [8, 9]]
 
     @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 Three kinds of candidates come from a class's own tables: regions outside the usual place with more
 heat than a random draw of images has, statistics inside such regions, and minority groups of its
 images. Every class also has the same general candidates (background, edges, moving windows, colour,
-lighting, texture, sharpness), because heatmaps cannot localise these cues; a statistic says how far
-the class differs from others. Candidates need not be precise: verification decides.
+lighting, texture, sharpness), because heatmaps cannot localise these cues; a statistic measures how
+far the class differs from others. Candidates need not be precise: verification decides.
 """
 
 from __future__ import annotations

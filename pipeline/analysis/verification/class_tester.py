@@ -225,8 +225,8 @@ def _preference(
 ) -> Callable[[TestedCandidate], Preference]:
     """Sort key: the candidate that explains most others, then the smallest region, then the gain.
 
-    A whole background that explains no more than another candidate comes last, because it says
-    least about the cue.
+    A whole background that explains no more than another candidate comes last, because it
+    describes the cue least.
     """
     most = max((each.gain for each in remaining), default=0.0)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 class ImageBatch:
     """n preprocessed images with their predictions and heatmaps, all on one device.
 
-    A cue is hot for its own class only, an object is usually hot for the runner-up class, too; the
-    top-2 heatmaps therefore tell the cue from the object.
+    A cue has heat for its own class only, an object usually for the runner-up class as well; so the
+    top-2 heatmaps separate the cue from the object.
 
     Attributes:
         index: (n,) positions in the plan.

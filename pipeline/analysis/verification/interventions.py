@@ -1,7 +1,7 @@
 """Interventions: how a cue of each kind is transplanted between images, and removed from them.
 
 Every intervention is defined by the data: by an image's own heatmaps, by a region of unusual heat,
-by an edge, or by statistics of the whole image. No intervention knows what a cue looks like.
+by an edge, or by statistics of the whole image. None assumes the appearance of a cue.
 """
 
 from __future__ import annotations

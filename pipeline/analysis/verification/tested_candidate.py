@@ -18,7 +18,7 @@ class TestedCandidate:
     """A candidate and what the interventions on it showed.
 
     Attributes:
-        candidate: row of CANDIDATES; a localised or shrunk region replaces its columns.
+        candidate: row of CANDIDATES; localisation and shrinking replace the region in it.
         intervention: the intervention that tests the candidate.
         screening_gain: gain of adding the cue in the screening.
         null_effects: by half of the class's images (0 or 1), the effect of that half against the

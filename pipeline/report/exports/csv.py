@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline.report.exports.review import Review, drafted
+from pipeline.report.exports.review import Review
+from pipeline.storage.files import drafted
 
 
 def write_csv(review: Review, path: Path) -> None:
@@ -22,5 +23,5 @@ def write_csv(review: Review, path: Path) -> None:
     table, files = review.flat(), review.files()
     if files is not None:
         table = table.append_column("file", pa.array(files, pa.string()))
-    with drafted(path) as draft:
+    with drafted(path, durable=False) as draft:
         pa.csv.write_csv(table, draft)

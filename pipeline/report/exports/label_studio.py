@@ -14,7 +14,8 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import ConfigError
-from pipeline.report.exports.review import SEPARATOR, Review, absolute, drafted
+from pipeline.report.exports.review import SEPARATOR, Review, absolute
+from pipeline.storage.files import drafted
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
@@ -44,7 +45,7 @@ def write_label_studio(review: Review, path: Path, document_root: Path | None = 
     root, beside = served_from(review, document_root), path.with_suffix(".xml")
     if beside == path:
         raise ConfigError(f"{path} is where the labelling configuration goes; give a .json file")
-    with drafted(path) as draft, drafted(beside) as configuration:
+    with drafted(path, durable=False) as draft, drafted(beside, durable=False) as configuration:
         with draft.open("w", encoding="utf-8") as file:
             file.write("[")
             for number, task in enumerate(_tasks(review, root)):

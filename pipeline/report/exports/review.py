@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,8 @@ class Review:
             )
         else:
             return None
-        return None if paths.is_remote(root) else absolute(root)
+        local = paths.local_path(root)
+        return None if local is None else absolute(local)
 
     def file(self, image_id: str) -> str | None:
         """Absolute path of an image, there or not; None where images are no files.
@@ -136,18 +136,6 @@ def open_review(run: RunFolder, picture: Picture = no_picture) -> Review:
 def absolute(path: str | Path) -> Path:
     """A path from the working directory, without `..`; links are not followed."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """A file to write, put in the place of `path` at the end unless something is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _stale(rows: Rows) -> DataError:

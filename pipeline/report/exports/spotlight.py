@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.data import pictures
 from pipeline.report import overlay
-from pipeline.report.exports.review import Review, drafted
+from pipeline.report.exports.review import Review
+from pipeline.storage.files import drafted
 from pipeline.storage.schema import FOCUS
 
 CATEGORIES = ("label", "prediction", "kind", "finding_id")
@@ -44,7 +45,10 @@ def write_spotlight(
     overlay.colormap_code(colormap)
     table = _table(review)
     explained = review.explained(["index", "image_id", "heatmap", "image_height", "image_width"])
-    with drafted(path) as draft, pq.ParquetWriter(draft, _schema(review, table.schema)) as file:
+    with (
+        drafted(path, durable=False) as draft,
+        pq.ParquetWriter(draft, _schema(review, table.schema)) as file,
+    ):
         for start in range(0, table.num_rows, BATCH):
             rows = explained.slice(start, BATCH)
             drawn = _drawn(review, rows, colormap, alpha)

@@ -10,8 +10,7 @@ from typing import Any
 from pipeline.config import Config, leaves
 from pipeline.run.monitoring import prometheus
 from pipeline.run.state import Journal
-from pipeline.storage.files import fetched, listed
-from pipeline.storage.paths import is_remote
+from pipeline.storage.files import fetched, has_files
 from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -51,19 +50,19 @@ def _write(client: Any, config: Config, journal: Journal) -> None:
     told = [Metric(key, value, run.start_time, 0) for key, value in _figures(config, journal)]
     client.log_batch(run.run_id, metrics=told)
     _write_files(client, run.run_id, RunFolder(config.folder))
-    client.set_terminated(run.run_id, "FINISHED" if code in prometheus.COMPLETE else "FAILED")
+    client.set_terminated(run.run_id, "FINISHED" if code in prometheus.COMPLETE_CODES else "FAILED")
 
 
 def _figures(config: Config, journal: Journal) -> Iterator[tuple[str, float]]:
     """The same figures as in metrics.prom, their labels in the name: images.error."""
-    for name, _words, labels, value in prometheus.samples(config, journal, None):
+    for name, _words, labels, value in prometheus.figures(config, journal, None):
         yield ".".join([name, *labels.values()]), float(value)
 
 
 def _write_files(client: Any, run_id: str, folder: RunFolder) -> None:
     for path, place in ((folder.analysis("").parent, "analysis"), (folder.report, "report")):
-        if listed(path) if is_remote(path) else path.is_dir():
+        if has_files(path):
             with fetched(path) as copy:
                 client.log_artifacts(run_id, str(copy), place)
-    with fetched(folder.path / "run.json") as copy:
+    with fetched(folder.record) as copy:
         client.log_artifact(run_id, str(copy))

@@ -1,25 +1,23 @@
-"""What an unattended run needs: one run at a time, signals, run.json, progress, versions."""
+"""Progress of a run: a bar on a terminal, a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-
-LOG_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+LOG_INTERVAL = 10.0
+"""Seconds between two log lines of progress."""
 
 
 class ProgressSafeHandler(logging.Handler):
-    """Writes log lines above a progress bar instead of through it."""
+    """Log handler that writes lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
@@ -30,24 +28,26 @@ class ProgressSafeHandler(logging.Handler):
 
 
 @contextmanager
-def progress_bar(total: int, done: int) -> Iterator[Any]:
-    """A tqdm bar with images/s and time left on a terminal, a line every ten seconds elsewhere.
+def progress_bar(total: int, done: int) -> Iterator[Callable[[int], object]]:
+    """Yield advance(images), which reports images, images/s and the time left.
 
-    Yields advance(images).
+    Args:
+        total: number of images of this process.
+        done: number of images that are already committed.
     """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, unit="img", desc="explain", smoothing=0.1) as bar:
             yield bar.update
         return
-    begun = told = time.monotonic()
+    begun = last_line = time.monotonic()
     count = done
 
     def advance(images: int) -> None:
-        nonlocal count, told
+        nonlocal count, last_line
         count += images
         now = time.monotonic()
-        if now - told >= LOG_EVERY and count > done:
-            told = now
+        if now - last_line >= LOG_INTERVAL and count > done:
+            last_line = now
             rate = (count - done) / (now - begun)
             left = (total - count) / rate
             log.info("explain: %d/%d images, %.1f/s, %.0f s left", count, total, rate, left)

@@ -1,0 +1,65 @@
+"""The stages of an audit, in order: what each reads and writes, and how it is run."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.run.state import Journal
+
+PARTS, REPORT = "parts", "report"
+"""What is no table of the folder analysis: the committed parts, and the report."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an audit, which reads tables and writes tables.
+
+    reads and writes are names of tables in the folder analysis, PARTS or REPORT. A table that is
+    not there yet is read by `compare` and `report` only where a baseline is set.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    def run(self, config: Config, journal: Journal) -> None:
+        """Run the stage; its module is imported here, as most modules import PyTorch.
+
+        Raises:
+            AuditError: what ended the stage.
+        """
+        importlib.import_module(f"pipeline.stages.{self.name}").run(config, journal)
+
+
+STAGES = (
+    Stage("explain", reads=(), writes=(PARTS,)),
+    Stage("discover", reads=(PARTS,), writes=("classes", "candidates")),
+    Stage("verify", reads=(PARTS, "candidates"), writes=("findings", "members", "interventions")),
+    Stage("rank", reads=(PARTS, "findings", "members"), writes=("suspects", "decisions")),
+    Stage("compare", reads=(PARTS, "classes", "findings", "suspects"), writes=("changes",)),
+    Stage("gate", reads=("findings", "suspects"), writes=()),
+    Stage(
+        "report",
+        reads=(
+            PARTS,
+            "classes",
+            "candidates",
+            "findings",
+            "members",
+            "interventions",
+            "suspects",
+            "decisions",
+        ),
+        writes=(REPORT,),
+    ),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def writer_of(table: str) -> str:
+    """The name of the stage that writes a table."""
+    return next(stage.name for stage in STAGES if table in stage.writes)
