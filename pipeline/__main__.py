@@ -17,12 +17,12 @@ log = logging.getLogger("camaudit")
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def main(composed: DictConfig) -> None:
     """Run the audit and exit; Hydra drops return values."""
-    from pipeline.run.signals import signals  # noqa: PLC0415 - --help needs none of this
+    from pipeline.run.signals import stop_on_signals  # noqa: PLC0415 - --help needs none of this
     from pipeline.stages.audit import run_audit  # noqa: PLC0415
 
     try:
         config = load(composed)
-        with signals():
+        with stop_on_signals():
             run_audit(config)
     except (AuditError, Stopped) as error:
         for line in str(error).splitlines():

@@ -86,7 +86,7 @@ class Run:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.overview = run_overview.look(folder)
+        self.overview = run_overview.summarise_run(folder)
 
     def __repr__(self) -> str:
         """Name, state, images and accuracy, and what is not finished."""
@@ -224,8 +224,8 @@ class Run:
             heatmaps.append(self.heatmaps([image_id], of="label")[0])
             titles.append(f"{row['label']} (label)")
         pixels = self._read_image(image_id) if image is None else to_rgb(image)
-        preprocess = self._setup().preprocess
-        seen = seen_box(preprocess["resize"], preprocess["crop"], pixels.shape)
+        setup = self._setup()
+        seen = seen_box(setup.resize, setup.crop, pixels.shape)
         return panels(pixels, np.stack(heatmaps), titles, seen=seen)
 
     def _setup(self) -> Setup:
@@ -312,10 +312,10 @@ def _compose(settings: Sequence[str | Mapping[str, object]]) -> Config:
 
 def _signals() -> AbstractContextManager[None]:
     """Signals stop the run cleanly; Python lets only the main thread handle them."""
-    from pipeline.run.signals import signals  # noqa: PLC0415
+    from pipeline.run.signals import stop_on_signals  # noqa: PLC0415
 
     is_main = threading.current_thread() is threading.main_thread()
-    return signals() if is_main else nullcontext()
+    return stop_on_signals() if is_main else nullcontext()
 
 
 def _expression(where: Mapping[str, object] | pc.Expression | None) -> pc.Expression | None:

@@ -1,4 +1,4 @@
-"""A run in short: from run.json, the setup in its plan, and the names of its committed parts."""
+"""A summary of a run, from run.json, the setup in its plan and the names of its parts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PART = re.compile(r"part-(\d{5,})\.parquet")
 
 @dataclass(frozen=True)
 class RunOverview:
-    """A run in short; what is None or empty is not known yet.
+    """A summary of a run; a value that is not known yet is None or empty.
 
-    started, ended (of the last attempt) and last_written are ISO 8601 in UTC. counts are images:
-    planned, ok, error, labelled, correct; accuracy is correct / labelled, in [0, 1]. parts are
-    committed and planned. seconds per stage and their sum, duration, are over all attempts.
-    missing says in words what is not there yet, by what it is.
+    started, ended (of the last attempt) and last_written are ISO 8601 in UTC. counts holds numbers
+    of images: planned, ok, error, labelled, correct; accuracy is correct / labelled, in [0, 1].
+    parts holds numbers of parts: committed, planned. seconds per stage and their sum, duration, are
+    over all attempts. missing maps "plan", "parts" or a table that is missing to a sentence.
     """
 
     run_id: str
@@ -55,10 +55,10 @@ class RunOverview:
 
 
 def open_run(where: str | Path) -> RunFolder:
-    """The folder of a run.
+    """Open the folder of a run.
 
     Raises:
-        ConfigError: where it is none; runs right inside it are named.
+        ConfigError: the folder holds no run; the message names runs right inside it.
     """
     path = paths.to_path(where)
     if _is_run(path):
@@ -68,7 +68,7 @@ def open_run(where: str | Path) -> RunFolder:
     raise ConfigError(message + (f"; runs in it: {some(runs)}" if runs else ""))
 
 
-def look(run: RunFolder) -> RunOverview:
+def summarise_run(run: RunFolder) -> RunOverview:
     """Summarise a run without reading a row of its parts.
 
     Raises:
@@ -107,7 +107,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
-    """The setup in the plan's footer, or why there is none; the rest of a run can be shown."""
+    """Read the setup from the plan's footer; or None, and a sentence why there is none."""
     if not files.is_file(run.plan):
         return None, {"plan": "no plan yet: the images have not been listed"}
     try:
@@ -117,7 +117,7 @@ def _setup(run: RunFolder) -> tuple[Setup | None, dict[str, str]]:
 
 
 def _committed(run: RunFolder, setup: Setup) -> list[int]:
-    """Shards with a part, by the names of the files: a footer each would be too many to read."""
+    """Shards with a part, by the names of the files; reading every footer would take too long."""
     names = (
         PART.fullmatch(path.name) for path in files.names(run.part(0).parent, "part-*.parquet")
     )
@@ -125,7 +125,7 @@ def _committed(run: RunFolder, setup: Setup) -> list[int]:
 
 
 def _missing(run: RunFolder, setup: Setup | None, committed: list[int]) -> dict[str, str]:
-    """A sentence for the parts and for each table that is not there yet, by its name."""
+    """A sentence for each table that is missing, and for missing parts, by name."""
     missing = {}
     if setup and len(committed) < setup.n_shards:
         done = sum(len(setup.rows(shard)) for shard in committed)
@@ -140,7 +140,7 @@ def _missing(run: RunFolder, setup: Setup | None, committed: list[int]) -> dict[
 
 
 def _settings(setup: Setup | None) -> dict[str, str | None]:
-    """Dataset, model and how it was explained, from the setup of the plan."""
+    """Dataset, model, layer, method, precision and device, from the setup of the plan."""
     if setup is None:
         names = ("dataset", "model", "checkpoint", "layer", "method", "precision", "device")
         return dict.fromkeys(names)
@@ -160,7 +160,7 @@ def _settings(setup: Setup | None) -> dict[str, str | None]:
 
 
 def _last_written(run: RunFolder) -> str:
-    """When a file of the run was last committed (ISO 8601, UTC)."""
+    """The time when a file of the run was last committed (ISO 8601, UTC)."""
     written = (run.record, run.plan, run.part(0).parent, run.analysis("").parent)
     latest = max(files.changed(path) or 0.0 for path in written)
     return datetime.fromtimestamp(latest, timezone.utc).isoformat(timespec="seconds")

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.cli import text_tables
 from pipeline.cli.parser import escaped
-from pipeline.cli.run_overview import look, open_run
+from pipeline.cli.run_overview import open_run, summarise_run
 from pipeline.cli.show import TOP
 from pipeline.errors import ConfigError, close_names, some
 from pipeline.storage import parquet
@@ -48,7 +48,7 @@ def show_run(options: argparse.Namespace) -> None:
 
 
 def _show_text(run: RunFolder, options: argparse.Namespace) -> None:
-    overview, findings = look(run), _read_there(run, "findings")
+    overview, findings = summarise_run(run), _read_there(run, "findings")
     suspects, note = _suspects(run, options)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the locale cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -58,7 +58,7 @@ def _show_text(run: RunFolder, options: argparse.Namespace) -> None:
 
 def _show_json(run: RunFolder, options: argparse.Namespace) -> None:
     """One object on one line, in ASCII: all else is escaped, so that it cannot steer a terminal."""
-    overview, findings = look(run), _read_there(run, "findings")
+    overview, findings = summarise_run(run), _read_there(run, "findings")
     suspects, note = _suspects(run, options)
     _tell(note)
     shown = {

@@ -1,4 +1,4 @@
-"""camaudit-status: which stages of a run are done, what is missing, and the next command."""
+"""camaudit-status: which stages of a run are done, which parts are missing, the next command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache, partial
 from omegaconf import ListConfig, OmegaConf
 
 from pipeline.cli.parser import Parser, escaped, exit_code_of
-from pipeline.cli.run_overview import RunOverview, look, open_run
+from pipeline.cli.run_overview import RunOverview, open_run, summarise_run
 from pipeline.errors import some
 from pipeline.stages.stage import PARTS, REPORT, STAGES, Stage
 from pipeline.storage import files, lock, run_folder
@@ -73,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         "camaudit-status",
-        "Tell what of a run is done, what is missing, and what to run next.",
+        "Show which stages of a run are done, which parts are missing, and the next command.",
         EXAMPLES,
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run: outputs/audit")
     parser.add_argument("--verify", action="store_true", help="read every byte of every part")
-    parser.add_argument("--json", action="store_true", help="all of it as JSON")
+    parser.add_argument("--json", action="store_true", help="print the status as JSON")
     options = parser.parse_args(argv)
     command = partial(_print_status, options.run, verify=options.verify, as_json=options.json)
     return exit_code_of(parser.prog, command)
@@ -92,12 +92,12 @@ def _print_status(where: str, *, verify: bool, as_json: bool) -> int:
 
 
 def status_of(run: RunFolder, *, verify: bool = False) -> Status:
-    """The status of a run; with `verify`, every byte of its parts is checked.
+    """Determine the status of a run; with `verify`, read every byte of its parts again.
 
     Raises:
         DataError: run.json or the plan is damaged.
     """
-    overview, record = look(run), read_record(run.record)
+    overview, record = summarise_run(run), read_record(run.record)
     parts = _parts(run, verify=verify)
     at_work = lock.is_held(run.path)
     stages = _stages(run, record, complete=not parts.missing and parts.planned > 0)
@@ -120,7 +120,7 @@ def status_of(run: RunFolder, *, verify: bool = False) -> Status:
 
 
 def _parts(run: RunFolder, *, verify: bool) -> PartsStatus:
-    """The status of the parts; a run without a plan has none."""
+    """Count the parts; a run without a plan has none."""
     if not files.is_file(run.plan):
         return PartsStatus(0, 0, [], None)
     setup = run_folder.read_plan(run, []).setup
@@ -133,7 +133,7 @@ def _parts(run: RunFolder, *, verify: bool) -> PartsStatus:
 
 
 def _stages(run: RunFolder, record: RunRecord, *, complete: bool) -> dict[str, str]:
-    """DONE, MISSING or STALE for each stage that the settings name."""
+    """Determine DONE, MISSING or STALE for each stage that the settings name."""
     wanted = record.config.get("stages") or [stage.name for stage in STAGES]
     states = {"explain": DONE if complete else MISSING} if "explain" in wanted else {}
     when = cache(partial(_when, run))  # several stages read the parts, of which there may be many
@@ -145,6 +145,7 @@ def _stages(run: RunFolder, record: RunRecord, *, complete: bool) -> dict[str, s
 
 
 def _stage_state(stage: Stage, when: Callable[[str], float | None]) -> str:
+    """STALE if a table that the stage reads is newer than one that it writes."""
     written = [when(name) for name in stage.writes]
     if None in written:
         return MISSING
@@ -154,7 +155,10 @@ def _stage_state(stage: Stage, when: Callable[[str], float | None]) -> str:
 
 
 def _when(run: RunFolder, name: str) -> float | None:
-    """When a table, the report or the newest part was written; None where it is not there."""
+    """Time (seconds since 1970) at which a table, the report or the newest part was written.
+
+    None if the file does not exist.
+    """
     if name == PARTS:
         return files.newest(run.part(0).parent, "part-*")
     return files.modified(run.report / "index.html" if name == REPORT else run.analysis(name))
@@ -167,7 +171,7 @@ def _next(
     parts: PartsStatus,
     stages: dict[str, str],
 ) -> str | None:
-    """The command that continues, from the overrides of the last attempt, if these are known."""
+    """The command that continues the run; None if the overrides of the last attempt are unknown."""
     overrides = _overrides(run, record)
     if overrides is None:
         return None
@@ -180,7 +184,7 @@ def _next(
 
 
 def _overrides(run: RunFolder, record: RunRecord) -> list[str] | None:
-    """The command line of the last attempt: from Hydra's files here, from run.json in a bucket."""
+    """The overrides of the last attempt, from Hydra's files; in a bucket, from run.json."""
     kept = files.names(run.path, "attempts/*/.hydra/overrides.yaml")
     if not kept:
         return record.overrides or None

@@ -183,14 +183,13 @@ class ReportImages:
         x0, y0, x1, y1 = self._seen(pixels)
         left, top = max(0, round(x0 * width)), max(0, round(y0 * height))
         right, bottom = max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))
-        crop = self.setup.preprocess["crop"]
+        crop = self.setup.crop
         size = [max(1, round(side * MEAN_SIDE / max(crop))) for side in crop]
         part = pixels[top:bottom, left:right]
         return np.asarray(cv2.resize(part, (size[1], size[0]), interpolation=cv2.INTER_AREA))
 
     def _seen(self, pixels: Rgb) -> Box:
-        preprocess = self.setup.preprocess
-        return pictures.seen_box(preprocess["resize"], preprocess["crop"], pixels.shape)
+        return pictures.seen_box(self.setup.resize, self.setup.crop, pixels.shape)
 
     def _heatmap(self, cells: list[float]) -> Heatmap:
         return np.asarray(cells, np.float32).reshape(self.setup.grid)

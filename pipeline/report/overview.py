@@ -162,8 +162,8 @@ def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
     settings, resolved = setup.settings, setup.resolved
     dataset = [settings.get(f"dataset.{key}") for key in ("name", "path", "root", "factory")]
     speed = told.images_per_second
-    height, width = setup.preprocess["crop"]
-    return {
+    height, width = setup.crop
+    facts = {
         "Dataset": ", ".join([settings["dataset.kind"], *(str(d) for d in dataset if d)]),
         "Model": f"{settings['model.kind']}, "
         + str(settings.get("model.name") or settings.get("model.factory")),
@@ -178,6 +178,10 @@ def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
         "Images per second": NONE if speed is None else f"{speed:,.1f}",
         "Seed": str(told.seed),
     }
+    if setup.ignored:
+        ignored = (f"{count:,} {suffix}" for suffix, count in setup.ignored.items())
+        facts["Files left out"] = f"{', '.join(ignored)} (no images)"
+    return facts
 
 
 def _in_words(survey: Aggregates, accuracy: float | None, labelled: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run says of itself: counts, warnings about the audit, and the last lines on the screen."""
+"""Check the rows of a run: counts, warnings about the audit, and the last lines of the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipeline.config import Config
 from pipeline.errors import DataError, GateError
@@ -19,30 +18,31 @@ from pipeline.storage.run_setup import Setup
 
 log = logging.getLogger(__name__)
 
-OK = ds.field("status") == "ok"
+OK = pc.field("status") == "ok"
+"""Filter of the rows whose image could be explained."""
 COLUMNS = ["label_index", "pred_index", "heatmap_max", "focus_peak_x", "focus_peak_y"]
-MOST = 0.5
-"""Share of maps, dead or peaking in one certain corner cell, above which a warning is given."""
+MAX_SHARE = 0.5
+"""Share of heatmaps, dead or with the peak in one corner cell, above which there is a warning."""
 
 
 def review(run: RunFolder, setup: Setup, journal: Journal) -> None:
-    """Count the rows of a finished explain stage, and warn of what would be silently wrong."""
-    seen = _Seen(setup)
+    """Count the rows of a finished explain stage; warn about results that cannot be trusted."""
+    counted = _RowCounts(setup)
     for batch in run_folder.rows(run, setup).to_batches(columns=COLUMNS, filter=OK):
-        seen.add(batch)
+        counted.add(batch)
     journal.counts = {
         "planned": setup.n_images,
-        "ok": seen.ok,
-        "error": setup.n_images - seen.ok,
-        "labelled": int(seen.labels.sum()),
-        "correct": seen.correct,
+        "ok": counted.ok,
+        "error": setup.n_images - counted.ok,
+        "labelled": int(counted.labels.sum()),
+        "correct": counted.correct,
     }
-    for warning in _warnings(seen):
+    for warning in _warnings(counted):
         journal.warn(warning)
 
 
-class _Seen:
-    """Counts of the explained images: all, correct, dead maps, peaks by corner cell, labels."""
+class _RowCounts:
+    """Counts of explained images: all, correct, with a dead heatmap, by corner cell, by label."""
 
     def __init__(self, setup: Setup) -> None:
         self.grid = setup.grid
@@ -51,7 +51,7 @@ class _Seen:
         self.labels = np.zeros(len(setup.class_names), np.int64)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take explained rows with COLUMNS."""
+        """Add a batch of explained rows with COLUMNS."""
         label = batch["label_index"]
         self.ok += batch.num_rows
         self.correct += pc.sum(pc.equal(label, batch["pred_index"])).as_py() or 0
@@ -64,8 +64,8 @@ class _Seen:
         self.corners += np.count_nonzero(at, axis=1)
 
     @property
-    def in_one_corner(self) -> float:
-        """Largest share of maps that peak in one corner cell, the same; 0 on grids below 3 x 3."""
+    def corner_share(self) -> float:
+        """Share of heatmaps that peak in the commonest corner cell; 0 on grids below 3 x 3."""
         return 0.0 if min(self.grid) < 3 else float(self.corners.max() / self.ok)
 
 
@@ -85,17 +85,17 @@ def log_results(config: Config, journal: Journal) -> None:
         kinds = pc.value_counts(
             parquet.read(run.analysis("suspects"), ["kind"])["kind"]
         ).to_pylist()
-        told = ", ".join(f"{kind['counts']} {kind['values']}" for kind in kinds)
-        log.info("suspects: %s", told or "none")
+        by_kind = ", ".join(f"{kind['counts']} {kind['values']}" for kind in kinds)
+        log.info("suspects: %s", by_kind or "none")
     if "report" in config.stages:
         log.info("report: %s", run.report / "index.html")
 
 
 def check_errors(config: Config, journal: Journal) -> None:
-    """End a run whose data could not be read.
+    """Fail a run with too many error rows.
 
     Raises:
-        DataError: more error rows than data.max_error_rate allows.
+        DataError: the share of error rows is above data.max_error_rate.
     """
     planned, errors = journal.counts.get("planned", 0), journal.counts.get("error", 0)
     if planned and errors / planned > config.data.max_error_rate:
@@ -106,41 +106,42 @@ def check_errors(config: Config, journal: Journal) -> None:
 
 
 def check_gate(config: Config, journal: Journal) -> None:
-    """End a run that found what it must not find.
+    """Fail a run whose stage gate found broken limits.
 
     Raises:
-        GateError: with a line for each limit that is broken.
+        GateError: the message has one line for each broken limit.
     """
     broken = journal.broken_limits
     if "gate" in config.stages and broken:
         raise GateError("\n".join(broken))
 
 
-def _warnings(seen: _Seen) -> Iterator[str]:
-    if seen.ok == 0:
+def _warnings(counted: _RowCounts) -> Iterator[str]:
+    if counted.ok == 0:
         yield "no image could be explained"
         return
-    dead = seen.dead / seen.ok
-    if dead > MOST:
+    dead = counted.dead / counted.ok
+    if dead > MAX_SHARE:
         yield f"{dead:.0%} of the heatmaps are empty: no evidence for the prediction at this layer"
-    if seen.in_one_corner > MOST:
+    if counted.corner_share > MAX_SHARE:
         yield (
-            f"{seen.in_one_corner:.0%} of the heatmaps peak in the same corner cell: often an "
-            "artefact of padding or of the layer, not of the pictures"
+            f"{counted.corner_share:.0%} of the heatmaps peak in the same corner cell: often an "
+            "artefact of padding or of the layer, not of the images"
         )
-    yield from _chance(seen)
+    yield from _warn_at_chance(counted)
 
 
-def _chance(seen: _Seen) -> Iterator[str]:
-    """Warn where accuracy does not beat naming the commonest class (one-sided binomial, 1 %)."""
+def _warn_at_chance(counted: _RowCounts) -> Iterator[str]:
+    """Warn if accuracy is not above that of the commonest class (one-sided binomial test, 1 %)."""
     from scipy import special  # noqa: PLC0415 - takes half a second
 
-    if np.count_nonzero(seen.labels) < 2:
+    if np.count_nonzero(counted.labels) < 2:
         return
-    labelled = int(seen.labels.sum())
-    commonest = seen.labels.max() / labelled
-    if special.bdtrc(seen.correct - 1, labelled, commonest) > 0.01:
+    labelled = int(counted.labels.sum())
+    commonest = counted.labels.max() / labelled
+    if special.bdtrc(counted.correct - 1, labelled, commonest) > 0.01:
         yield (
-            f"accuracy is {seen.correct / labelled:.1%}, no better than naming the "
-            f"commonest class ({commonest:.1%}): check class names, preprocessing and checkpoint"
+            f"accuracy is {counted.correct / labelled:.1%}, no better than predicting always "
+            f"the commonest class ({commonest:.1%}): check class names, preprocessing and "
+            "checkpoint"
         )

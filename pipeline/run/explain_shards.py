@@ -31,7 +31,7 @@ from pipeline.engine.batch_size import RetryOnOutOfMemory
 from pipeline.run import checks, partition, shard_table
 from pipeline.run.executors import Advance, Task, Work
 from pipeline.run.monitoring.progress import progress_bar
-from pipeline.run.shard_table import ShardBuffer, by_shard
+from pipeline.run.shard_table import ShardBuffer, split_by_shard
 from pipeline.run.state import Journal
 from pipeline.run.worker import ReusableShards, ShardWorker, add_failed_shards, join, prepare
 from pipeline.storage import run_folder
@@ -116,7 +116,7 @@ def explain_shards(worker: ShardWorker, shards: list[int], advance: Advance) -> 
             submit(partial(_commit, worker, shard, ShardBuffer([])))
         for batch in loader:
             columns = _explain_batch(worker.device, batch, labels, explain)
-            for shard, own, rows in by_shard(batch, columns, setup.shard_size):
+            for shard, own, rows in split_by_shard(batch, columns, setup.shard_size):
                 buffer = open_shards.setdefault(shard, ShardBuffer(wanted[shard]))
                 buffer.add(own, rows)
                 if buffer.is_full:

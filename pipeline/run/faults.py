@@ -1,4 +1,4 @@
-"""What goes wrong around a run and not in it: said in one line, with the exit code to run again."""
+"""Faults of the machine (disk, bucket, memory): reported in one line, with exit code 75."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ DISK = {
     errno.ESTALE: "the network drive is gone",
     errno.ENOTCONN: "the network drive is gone",
 }
-AGAIN = "what was committed stays; run the same command again to go on"
+AGAIN = "committed parts stay; run the same command again to continue"
 
 
 @contextmanager
 def as_not_finished() -> Iterator[None]:
-    """Faults of the machine inside become NotFinished; bugs stay what they are.
+    """Raise faults of the machine as NotFinished; every other exception passes unchanged.
 
     Raises:
-        NotFinished: disk full or gone, bucket out of reach, out of memory, a loader process that
-            was killed.
+        NotFinished: the disk is full or gone, the bucket does not answer, memory ran out, or a
+            loader process was killed.
     """
     try:
         yield
     except (OSError, RuntimeError, MemoryError) as error:
-        fault = _fault(error)
+        fault = _describe_fault(error)
         if fault is None:
             raise
         raise NotFinished(f"{fault}; {AGAIN}") from error
 
 
-def _fault(error: OSError | RuntimeError | MemoryError) -> str | None:
+def _describe_fault(error: OSError | RuntimeError | MemoryError) -> str | None:
+    """The fault and its remedy in words; None for an exception that is a bug."""
     if isinstance(error, StoreError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{DISK[error.errno]}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for its name
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, not imported here
         return "the device is out of memory even for one image; free it, or set another device"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory; set loader.batch_size or loader.num_workers lower"
     killed = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
     if killed:
         return (
-            f"a loader process ({killed[1]}) was killed, as the kernel does where memory is short; "
+            f"a loader process ({killed[1]}) was killed, probably because memory ran out; "
             "set loader.num_workers lower"
         )
     return None

@@ -1,4 +1,4 @@
-"""One audit at a time in a run folder, alone or as partitions that exclude the whole run."""
+"""Locks of a run folder: one process audits the whole run, or several audit its partitions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lock(folder: Path, mine: Partition = WHOLE, attempts: int = LOCK_ATTEMPTS) -
 
     Raises:
         Held: another process holds the run.
-        ConfigError: the folder cannot be made or written; a bucket, which knows no partitions.
+        ConfigError: the folder cannot be made or written, or a partition is to run in a bucket.
     """
     own = NAME if mine.is_whole else f"{NAME}-{mine.name}"
     with hold(folder, own, attempts):
@@ -31,8 +31,8 @@ def lock(folder: Path, mine: Partition = WHOLE, attempts: int = LOCK_ATTEMPTS) -
 
 
 @contextmanager
-def planning(folder: Path, mine: Partition) -> Iterator[None]:
-    """Plan alone: the first partition makes the plan; the others wait and read it."""
+def lock_plan(folder: Path, mine: Partition) -> Iterator[None]:
+    """Hold the plan: the first partition makes the plan; the others wait and read it."""
     if mine.is_whole:
         yield
         return

@@ -1,4 +1,4 @@
-"""A share of the shards: several processes at one run, started by torchrun, Slurm or by hand."""
+"""The partition of a run among processes that torchrun, Slurm or a person starts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True)
 class Partition:
-    """Every count-th shard, beginning with that of the index."""
+    """The shards of one process: every count-th shard, beginning at `index`."""
 
     index: int
     count: int
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of the run."""
+        """Whether one process computes all shards of the run."""
         return self.count == 1
 
     @property
     def name(self) -> str:
-        """For files of its own: 0-of-8."""
+        """The name in file names: 0-of-8."""
         return f"{self.index}-of-{self.count}"
 
     def shards(self, n_shards: int) -> range:
-        """Its shards; close ones go to different processes, as neighbours are often alike."""
+        """The shards of this partition.
+
+        Adjacent shards go to different processes, because their images often cost the same time.
+        """
         return range(self.index, n_shards, self.count)
 
 
@@ -38,22 +41,23 @@ WHOLE = Partition(0, 1)
 def partition_of(
     settings: PartitionConfig, environment: Mapping[str, str] = os.environ
 ) -> Partition:
-    """The share that the settings name, or whoever started this process.
+    """The partition of this process, from the settings or, where they say "auto", the launcher.
 
-    torchrun sets RANK and WORLD_SIZE, Slurm SLURM_ARRAY_TASK_ID and its like.
+    torchrun sets RANK and WORLD_SIZE; a Slurm array job sets SLURM_ARRAY_TASK_ID and _COUNT.
 
     Raises:
-        ConfigError: an index without a count, or one that is not below it.
+        ConfigError: the index is not below the count.
     """
-    told = _told(environment)
-    count = told.count if settings.count == AUTO else int(settings.count)
-    index = (told.index if count > 1 else 0) if settings.index == AUTO else int(settings.index)
+    launched = _launched_partition(environment)
+    count = launched.count if settings.count == AUTO else int(settings.count)
+    index = (launched.index if count > 1 else 0) if settings.index == AUTO else int(settings.index)
     if not 0 <= index < count:
         raise ConfigError(f"shard.index: {index} is not below shard.count={count}")
     return Partition(index, count)
 
 
-def _told(environment: Mapping[str, str]) -> Partition:
+def _launched_partition(environment: Mapping[str, str]) -> Partition:
+    """The partition that torchrun or Slurm assigned to this process; WHOLE without a launcher."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return Partition(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
     if "SLURM_ARRAY_TASK_ID" in environment:

@@ -1,4 +1,4 @@
-"""Plan a run: resolve what the settings leave open, list the images, commit the plan.
+"""Plan a run: resolve settings that say "auto", list the images, commit the plan.
 
 Automatic choices are made once. A resume keeps them, and refuses changed settings by name.
 """
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 COMPARED = 128
 """Number of images on which a faster precision is compared with float32."""
-WORTH = 16
-"""A dataset of fewer than WORTH * COMPARED images runs in float32 without a comparison."""
+MIN_DATASET_FACTOR = 16
+"""A dataset of fewer than this times COMPARED images runs in float32 without a comparison."""
 
 Measured = dict[str, dict[str, float]]
 """Agreement with float32 of a precision, by its name (asdict of engine.precision.Agreement)."""
@@ -44,8 +44,7 @@ def plan_run(
 ) -> tuple[Plan, Classifier]:
     """Return the plan of the run, and the classifier prepared as the plan says.
 
-    The committed plan is kept where settings and images still agree with it. Else a new plan is
-    made and committed.
+    A committed plan is kept; without one, a new plan is made and committed.
 
     Raises:
         ConfigError: class names do not match; settings or images changed since the run began.
@@ -136,9 +135,9 @@ def _choose_precision(
     resolved: Resolved,
     device: torch.device,
 ) -> tuple[str, Measured]:
-    """The fastest precision that agrees with float32 on images of the dataset."""
+    """Choose the fastest precision that agrees with float32 on images of the dataset."""
     fastest, n_images = precision.fastest(device), len(source.image_ids)
-    if fastest == "fp32" or n_images < WORTH * COMPARED:
+    if fastest == "fp32" or n_images < MIN_DATASET_FACTOR * COMPARED:
         return "fp32", {}
     images = _sample_images(config, source, classifier, device)
     if not images:
@@ -162,7 +161,7 @@ def _choose_precision(
 def _sample_images(
     config: Config, source: Source, classifier: Classifier, device: torch.device
 ) -> list[Tensor]:
-    """COMPARED images (N, 3, H, W) uint8, spread evenly over the dataset, in batches of 16."""
+    """Read COMPARED images, evenly spaced in the dataset, in batches (16, 3, H, W) uint8."""
     spread = np.linspace(0, len(source.image_ids) - 1, COMPARED).round().astype(int).tolist()
     batches = [spread[at : at + 16] for at in range(0, COMPARED, 16)]
     loader = load_images(
@@ -176,6 +175,11 @@ def _sample_images(
 
 
 def _check_unchanged(run: RunFolder, earlier: Plan, now: Plan) -> None:
+    """Compare the committed plan with the plan of the present settings and images.
+
+    Raises:
+        ConfigError: naming every setting that differs, or the images that changed.
+    """
     before, after = earlier.setup.fixed, now.setup.fixed
     changed = [
         f"{key}: {before.get(key)} -> {after.get(key)}"

@@ -22,11 +22,11 @@ GROUP = 256
 def make_plan(
     source: Source, label_index: dict[str, int], shard_size: int, *, content: bool = False
 ) -> pa.Table:
-    """One row per image, in the source's order (plan_schema).
+    """Make the plan: one row per image, in the source's order (plan_schema).
 
     Args:
         source: the dataset.
-        label_index: the model's output of each label.
+        label_index: the index of the model's output of each label.
         shard_size: number of images of a shard.
         content: whether a version is a hash of the content, not size and time of the file.
     """
@@ -47,7 +47,7 @@ def make_plan(
 
 
 def _versions(source: Source, *, content: bool) -> list[str | None]:
-    """The version of each image, read by several threads; None where it cannot be known."""
+    """Read the version of each image in several threads; None where the source has none."""
     n_images = len(source.image_ids)
     version = source.version
     if version is None:
@@ -66,7 +66,7 @@ def _hash_pixels(
     index: int,
     content: bool,  # noqa: FBT001 - the signature of Source.version
 ) -> str | None:
-    """Hash of an image and its object mask; None for an image that cannot be read."""
+    """Compute the SHA-256 of an image and its object mask; None if the image cannot be read."""
     assert content
     try:
         picture = read(index)

@@ -1,4 +1,4 @@
-"""Rows that need no computation: of unchanged images of a baseline, or beside error rows."""
+"""Rows that are reused: of unchanged images of a baseline, or the good rows of a failed shard."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ COMPARED_ELSEWHERE = ("dataset.", "model.", "loader.")
 
 @dataclass(frozen=True)
 class ReusableRows:
-    """Earlier rows for images of a plan.
+    """Earlier rows of planned images.
 
-    where (n_images,) is the position of each planned image among the earlier rows, NONE for an
-    image that has to be computed.
+    where (n_images,) holds the position of each planned image among the earlier rows, or NONE for
+    an image that has to be computed.
     """
 
     rows: Rows
     where: NDArray[np.int64]
 
     def take(self, planned: pa.Table) -> pa.Table:
-        """Earlier rows (part_schema) of planned images, as far as there are any, in planned order.
+        """Read the earlier rows (part_schema) of planned images that have one, in planned order.
 
         Raises:
-            DataError: naming the part that is damaged.
+            DataError: a part is damaged; the message names it.
         """
         positions = planned["index"].to_numpy()
         known = self.where[positions] != NONE
@@ -50,7 +50,7 @@ class ReusableRows:
 def rows_of_baseline(
     folder: Path, here: RunFolder, now: Plan
 ) -> tuple[ReusableRows | None, list[str]]:
-    """Rows of a baseline for images that have not changed; or None and the reasons.
+    """Find the rows of a baseline whose images have not changed; or None, and the reasons.
 
     Raises:
         ConfigError: the baseline is not finished, or is this run.
@@ -72,7 +72,7 @@ def rows_of_baseline(
 
 
 def differences(before: Setup, now: Setup) -> list[str]:
-    """What differs between two runs of all that rows depend on; empty where nothing does."""
+    """Describe every difference between two setups that changes rows; empty if there is none."""
     now = Setup.from_metadata(now.to_metadata())  # JSON makes lists of tuples, as in `before`
     earlier, later = before.fixed, now.fixed
     resolved = now.resolved.to_json()
@@ -97,7 +97,10 @@ def _have_versions(*plans: pa.Table) -> bool:
 
 
 def _unchanged(before: pa.Table, now: pa.Table, rows: Rows) -> NDArray[np.int64]:
-    """Earlier position of each image whose version and label are the same and whose row is ok."""
+    """Positions (n_images,) of the earlier rows of images with the same version and label.
+
+    NONE where the image has changed or its earlier row is an error row.
+    """
     there = pc.index_in(now["image_id"], before["image_id"].combine_chunks())
     old = before.take(there)
     same = pc.equal(old["version"], now["version"])
@@ -111,12 +114,12 @@ def _unchanged(before: pa.Table, now: pa.Table, rows: Rows) -> NDArray[np.int64]
 
 
 def rows_of_run(run: RunFolder, setup: Setup, done: list[int]) -> tuple[ReusableRows, list[int]]:
-    """The good rows of the run's own parts that also hold error rows, and these shards.
+    """Find the shards with error rows, and the good rows of these shards.
 
     Args:
         run: the run.
-        setup: its setup.
-        done: shards that are committed.
+        setup: the setup of the run.
+        done: the committed shards to read.
     """
     where = np.full(setup.n_images, NONE, np.int64)
     failed = []

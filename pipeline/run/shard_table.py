@@ -1,4 +1,4 @@
-"""From the tensors of a shard to its Arrow rows: one per planned image, in planned order."""
+"""Turn the tensors of a shard into Arrow rows: one per planned image, in planned order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ NOT_FINITE = "the model's logits or heatmap for it are not finite (NaN or infini
 
 
 class ShardBuffer:
-    """A shard on its way through the model, batch by batch: columns of `engine.explain`, errors.
+    """The columns and errors of a shard whose images are being explained, batch by batch.
 
-    Each column is one tensor for the whole shard. Hundreds of small ones that outlive their batch
-    would leave holes in the memory between the large ones that come and go.
+    Each column is one tensor for the whole shard, because hundreds of small tensors that outlive
+    their batch would fragment the memory of the device. positions are the plan positions of the
+    images of the shard that have to be computed.
     """
 
     def __init__(self, positions: Sequence[int]) -> None:
@@ -35,7 +36,7 @@ class ShardBuffer:
         self._columns: dict[str, Tensor] = {}
 
     def add(self, batch: Batch, columns: dict[str, Tensor]) -> None:
-        """Take a batch and its columns, which may still be on their way on the device."""
+        """Copy the columns of a batch; the device may still be computing them."""
         start = len(self.indices)
         for name, rows in columns.items():
             if name not in self._columns:
@@ -47,19 +48,19 @@ class ShardBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether all images are there."""
+        """Whether every image of the shard has a row or an error."""
         return len(self.indices) + len(self.errors) == len(self.positions)
 
     @property
     def columns(self) -> dict[str, Tensor]:
-        """The columns, with a row for each of `indices`."""
+        """The columns, each with one row for each plan position in `indices`."""
         return {name: rows[: len(self.indices)] for name, rows in self._columns.items()}
 
 
-def by_shard(
+def split_by_shard(
     batch: Batch, columns: dict[str, Tensor], shard_size: int
 ) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
-    """A batch and its columns, taken apart by the shards that its images belong to."""
+    """Split a batch and its columns by the shards that the images belong to."""
     shards = {index // shard_size for index in [*batch.indices, *dict(batch.errors)]}
     if len(shards) == 1:
         yield shards.pop(), batch, columns
@@ -77,12 +78,12 @@ def by_shard(
 
 
 def build_table(planned: pa.Table, explained: ShardBuffer, setup: Setup) -> pa.Table:
-    """The part of a shard (part_schema); waits for the device.
+    """Build the part of a shard (part_schema); wait for the device.
 
     Args:
         planned: rows of the plan.
-        explained: all the planned images.
-        setup: of the plan.
+        explained: columns and errors of all these images.
+        setup: the setup of the plan.
     """
     indices, errors = np.array(explained.indices, np.int64), dict(explained.errors)
     schema = part_schema(setup.grid, setup.embedding_dim)
@@ -105,7 +106,7 @@ def _in_planned_order(
     errors: dict[int, str],
     schema: pa.Schema,
 ) -> pa.Table:
-    """A row for every planned image; those with an error have nothing but it."""
+    """Build one row for every planned image; a row with an error has no other values."""
     wanted = planned["index"].to_numpy()
     texts = [errors.get(index) for index in wanted.tolist()]
     failed = np.array([text is not None for text in texts])
@@ -128,10 +129,10 @@ def _in_planned_order(
 
 
 def _array(rows: Tensor, kind: pa.DataType) -> pa.Array:
-    """Numbers to Arrow, NaN to null; a row of a list that begins with NaN has no list."""
+    """Convert numbers to Arrow, NaN to null; a list whose first number is NaN becomes null."""
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(rows.cpu().numpy(), kind, from_pandas=True)
-    if rows.shape[1] < kind.list_size:  # fewer classes than places in the top list
+    if rows.shape[1] < kind.list_size:  # fewer classes than entries of top_index
         rows = F.pad(rows.float(), (0, kind.list_size - rows.shape[1]), value=torch.nan)
     numbers = (rows.half() if kind.value_type == pa.float16() else rows).cpu().numpy()
     absent = pa.array(np.isnan(numbers[:, 0]))

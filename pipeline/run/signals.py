@@ -11,7 +11,7 @@ from pipeline.errors import Stopped
 
 
 @contextmanager
-def signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Raise Stopped where SIGTERM or SIGINT arrives; only the main thread may enter.
 
     Raises:

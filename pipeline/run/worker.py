@@ -1,4 +1,4 @@
-"""What a process needs to compute shards of a run: plan, source and classifier."""
+"""Prepare a process to compute shards of a run: plan, source and classifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.model.classifier import Classifier, load_classifier
 from pipeline.model.device import pick_device
 from pipeline.run import partition
-from pipeline.run.lock import planning
+from pipeline.run.lock import lock_plan
 from pipeline.run.plan import plan_run
 from pipeline.run.reuse import NONE, ReusableRows, rows_of_baseline, rows_of_run
 from pipeline.run.state import Journal
@@ -27,12 +27,12 @@ from pipeline.storage.run_folder import Plan, RunFolder
 log = logging.getLogger(__name__)
 
 ReusableShards = list[tuple[set[int], ReusableRows]]
-"""Shards, and rows of them that need no computation; the first entry with a shard counts."""
+"""Sets of shards with their reusable rows; the first entry that holds a shard counts."""
 
 
 @dataclass(frozen=True)
 class ShardWorker:
-    """Everything that a process needs to compute shards."""
+    """A process that is ready to compute shards: settings, plan, source and prepared model."""
 
     config: Config
     run: RunFolder
@@ -48,7 +48,7 @@ class ShardWorker:
         return self.plan.table.slice(positions[0], len(positions))
 
     def reusable_rows(self, shard: int) -> ReusableRows | None:
-        """The earlier rows that a shard may reuse, if there are any."""
+        """The earlier rows that can be reused in a shard; None if there are none."""
         return next((rows for shards, rows in self.reusable if shard in shards), None)
 
     def wanted(self, shard: int) -> Sequence[int]:
@@ -72,7 +72,7 @@ def prepare(config: Config, journal: Journal, source: Source) -> ShardWorker:
         ignored = ", ".join(f"{count} {suffix}" for suffix, count in source.ignored.items())
         log.info("files that are no images are left out: %s", ignored)
     classifier = load_classifier(config.model, device, config.seed)
-    with planning(config.folder, partition.partition_of(config.shard)):
+    with lock_plan(config.folder, partition.partition_of(config.shard)):
         plan, ready = plan_run(config, folder, source, classifier, device)
     journal.engine = plan.setup.resolved.to_json() | plan.setup.measured
     for warning in plan.setup.warnings:
@@ -82,10 +82,10 @@ def prepare(config: Config, journal: Journal, source: Source) -> ShardWorker:
 
 
 def join(config: Config, source: Source, reusable: ReusableShards) -> ShardWorker:
-    """Join a run that another process has prepared, on whatever machine this process runs.
+    """Load source, model and plan of a run that another process, on any machine, has planned.
 
     Raises:
-        ConfigError: this process has another model, another kind of device or other images.
+        ConfigError: the model, the kind of device or the images differ from those planned.
     """
     folder, device = RunFolder(config.folder), pick_device(config.device)
     plan = run_folder.read_plan(folder)
@@ -100,7 +100,7 @@ def join(config: Config, source: Source, reusable: ReusableShards) -> ShardWorke
 
 
 def add_failed_shards(worker: ShardWorker, missing: list[int], mine: Sequence[int]) -> list[int]:
-    """The missing shards and those of `mine` with error rows, whose good rows are reused."""
+    """Add the shards of `mine` with error rows to the missing shards; reuse their good rows."""
     done = sorted(set(mine) - set(missing))
     reusable, failed = rows_of_run(worker.run, worker.plan.setup, done)
     worker.reusable.insert(0, (set(failed), reusable))
@@ -108,12 +108,12 @@ def add_failed_shards(worker: ShardWorker, missing: list[int], mine: Sequence[in
 
 
 def _reuse_baseline(config: Config, plan: Plan, journal: Journal) -> ReusableShards:
-    """Rows of the baseline whose images have not changed, for every shard."""
+    """Find the rows of the baseline whose images have not changed, for every shard."""
     here = RunFolder(config.folder)
     reusable, reasons = rows_of_baseline(to_path(str(config.baseline)), here, plan)
     if reusable is None:
         message = f"no row of {config.baseline} can be reused: {'; '.join(reasons)}"
         log.warning("%s; all images are computed", message)
-        journal.engine["baseline"] = message  # no warning: the audit is right, only slower
+        journal.engine["baseline"] = message  # no warning: only the speed is affected
         return []
     return [(set(range(plan.setup.n_shards)), reusable)]

@@ -21,14 +21,14 @@ from pipeline.storage.run_record import ABORTED, COMPLETE, FAILED
 log = logging.getLogger(__name__)
 
 LAST_PARTITION_ATTEMPTS = 100
-"""Lock attempts, five seconds in all, of a partition that finds all parts committed."""
+"""Lock attempts, within five seconds, of a partition after which all parts are committed."""
 
 
 def run_audit(config: Config) -> None:
-    """Run an audit, or this process's partition of it, and hold the run folder meanwhile.
+    """Run an audit, or this process's partition of it; lock the run folder meanwhile.
 
     Raises:
-        AuditError: what ended the run.
+        AuditError: the audit failed, or the gate is broken.
         Stopped: a signal ended the run.
     """
     mine = partition.partition_of(config.shard)
@@ -44,7 +44,7 @@ def _audit_partition(config: Config, mine: Partition) -> None:
     if "explain" in config.stages:
         with lock(config.folder, mine):
             journal = Journal(config)
-            with _noting_end(journal), faults.as_not_finished(), journal.stage("explain"):
+            with _record_end(journal), faults.as_not_finished(), journal.stage("explain"):
                 BY_NAME["explain"].run(config, journal)
         run = RunFolder(config.folder)
         missing = run_folder.missing_shards(run, run_folder.read_plan(run, []).setup)
@@ -58,7 +58,7 @@ def _audit_partition(config: Config, mine: Partition) -> None:
         )
         return
     try:
-        # Other partitions may hold the lock for a moment, to find out whether they are the last.
+        # Other partitions hold the lock for a moment while they test whether they are the last.
         with lock(config.folder, attempts=LAST_PARTITION_ATTEMPTS):
             audit(replace(config, shard=PartitionConfig(0, 1), retry_errors=False))
     except Held:
@@ -66,21 +66,21 @@ def _audit_partition(config: Config, mine: Partition) -> None:
 
 
 def audit(config: Config) -> None:
-    """Run the stages of the settings in order; write run.json and metrics, whatever happens.
+    """Run the stages of the settings in order; write run.json and metrics, also on failure.
 
     The caller holds the lock of the run.
 
     Raises:
-        AuditError: what ended the run.
+        AuditError: the audit failed, or the gate is broken.
     """
     with faults.as_not_finished():
         run_folder.sweep(RunFolder(config.folder))
         journal = Journal(config)
     try:
-        with _noting_end(journal):
+        with _record_end(journal):
             _run_stages(config, journal)
     finally:
-        from pipeline.run.monitoring import mlflow, prometheus  # noqa: PLC0415 - not to wait for
+        from pipeline.run.monitoring import mlflow, prometheus  # noqa: PLC0415 - needed at the end only
 
         prometheus.write(config, journal)
         mlflow.write(config, journal)
@@ -99,8 +99,8 @@ def _run_stages(config: Config, journal: Journal) -> None:
 
 
 @contextmanager
-def _noting_end(journal: Journal) -> Iterator[None]:
-    """Note how the attempt ended, whatever happens."""
+def _record_end(journal: Journal) -> Iterator[None]:
+    """Record in run.json how the attempt ended, and raise the exception again."""
     try:
         yield
     except Stopped as error:

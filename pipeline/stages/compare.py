@@ -1,4 +1,4 @@
-"""compare: what changed against an earlier run, where one is named (baseline)."""
+"""The compare stage: changes since an earlier run, if the settings name one (baseline)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipeline.analysis.compare import drift
 from pipeline.analysis.compare.changes import ComparedTables, compare, images
@@ -24,15 +23,15 @@ from pipeline.storage.schema import CHANGES, FOCUS
 log = logging.getLogger(__name__)
 
 METADATA_KEY = b"baseline"
-"""Of the table's schema: the folder of the earlier run."""
+"""Key of the metadata of changes.parquet that holds the folder of the earlier run."""
 
 
 def run(config: Config, _journal: Journal) -> None:
-    """Write changes.parquet; without a baseline there is none, and an old one goes.
+    """Write changes.parquet; without a baseline, remove the file of an earlier attempt.
 
     Raises:
-        NotFinished: where verify or rank have not run, here or there.
-        ConfigError: a baseline that is this run itself, or about other classes.
+        NotFinished: verify or rank have not run, in this run or in the baseline.
+        ConfigError: the baseline is this run itself, or has no class in common with it.
     """
     here = RunFolder(config.folder)
     if config.baseline is None:
@@ -45,7 +44,7 @@ def run(config: Config, _journal: Journal) -> None:
     if not set(before.classes["class_name"].to_pylist()) & set(
         now.classes["class_name"].to_pylist()
     ):
-        raise ConfigError(f"baseline: {there.path} is about other classes, none of them is here")
+        raise ConfigError(f"baseline: {there.path} has no class in common with this run")
     changes = pa.concat_tables(
         [
             compare(before, now, config.analysis.fdr),
@@ -53,35 +52,36 @@ def run(config: Config, _journal: Journal) -> None:
             images(run_folder.planned(there), run_folder.planned(here)),
         ]
     )
-    log.info("against %s: %s", there.path, _in_short(changes))
+    log.info("changes since %s: %s", there.path, _count_changes(changes))
     changes = changes.replace_schema_metadata({METADATA_KEY: str(there.path).encode()})
     parquet.write(changes, here.analysis("changes"))
 
 
 def _drifts(config: Config, *runs: RunFolder) -> pa.Table:
-    """Drifts of focus (CHANGES), from samples of each class."""
+    """Compute the drifts of focus (CHANGES) from a sample of each class in both runs."""
     before, now = (_focus(run, config.analysis.sample_per_class, config.seed) for run in runs)
     rows = list(drift.drifts(before, now, list(FOCUS), config.analysis.fdr))
     return pa.Table.from_pylist(rows, CHANGES)
 
 
 def _focus(run: RunFolder, per_class: int, seed: int) -> drift.FocusOfRun:
-    """Focus statistics of some images of each predicted class; the same ones, if none changed."""
+    """Read the focus statistics of a sample of each predicted class, drawn with the seed."""
     rows = run_folder.rows(run, run_folder.read_plan(run, []).setup)
-    table = rows.to_table(columns=["index", "pred_index"], filter=ds.field("status") == "ok")
+    table = rows.to_table(columns=["index", "pred_index"], filter=pc.field("status") == "ok")
     chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
     some = rows.at(arrays.classes(table, "index")[chosen], ["pred", *FOCUS])
     values = np.stack([arrays.numbers(some, name) for name in FOCUS], axis=1)
     return drift.FocusOfRun(values, np.array(some["pred"].to_pylist(), object))
 
 
-def _in_short(changes: pa.Table) -> str:
+def _count_changes(changes: pa.Table) -> str:
+    """The number of changes of each kind, in words."""
     counts = changes.filter(pc.is_valid(changes["change"])).group_by(["subject", "change"])
-    told = [
+    counted = [
         f"{row['change_count']} {row['change']} {row['subject']}s"
         for row in counts.aggregate([("change", "count")]).to_pylist()
     ]
-    return ", ".join(told) or "nothing changed"
+    return ", ".join(counted) or "none"
 
 
 def _tables(run: RunFolder) -> ComparedTables:

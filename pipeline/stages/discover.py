@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -23,14 +23,14 @@ from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema
 
 log = logging.getLogger(__name__)
 
-OK = ds.field("status") == "ok"
+OK = pc.field("status") == "ok"
 """Filter of the rows whose image could be read."""
 MEANS = ("confidence", *FOCUS)
 """Columns whose means over each class are written."""
 MIN_BATCH_ROWS = 1 << 14
 """Fewest rows whose statistics are added up at once."""
 MAX_OTHERS = 3000
-"""Most images of all classes that each class is compared with; the work for a class is bounded."""
+"""Most images of all classes that each class is compared with, to bound the work per class."""
 
 
 def run(config: Config, _journal: Journal) -> None:
@@ -178,7 +178,7 @@ def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -
     ]
     tests: list[metadata.Association] = []
     for field in plan.schema.field("metadata").type:
-        column = plan.to_table(columns={field.name: ds.field("metadata", field.name)})
+        column = plan.to_table(columns={field.name: pc.field("metadata", field.name)})
         tests += metadata.find_associations(column.take(predictions["index"]), *classes)
     limits, names = config.analysis, setup.class_names
     candidate_rows = [

@@ -1,12 +1,11 @@
-"""gate: what was found, held against the limits; the verdict comes at the end, after the report."""
+"""The gate stage: compares results with limits; a broken limit ends the run after the report."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import pyarrow.compute as pc
 
@@ -18,16 +17,17 @@ from pipeline.stages.rank import KINDS_KEY
 from pipeline.storage import parquet
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_record import GateResult
+from pipeline.storage.schema import Verdict
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, journal: Journal) -> None:
-    """Note every limit and what was found in run.json; without limits nothing is read.
+    """Write every limit and the value found into run.json; without limits, no table is read.
 
     Raises:
-        NotFinished: where a stage has not run whose table is needed.
-        ConfigError: a limit on what this run cannot know.
+        NotFinished: a stage whose table is needed has not run.
+        ConfigError: a limit on a value that this run does not have.
     """
     journal.gate = []
     if not gate.wants(config.gate):
@@ -38,34 +38,34 @@ def run(config: Config, journal: Journal) -> None:
 
 
 def found(config: Config, journal: Journal) -> Found:
-    """What the tables of a run say.
+    """Read the values that limits can be set on from the tables of a run.
 
     Raises:
-        NotFinished: where one of them is not there.
+        NotFinished: a stage whose table is needed has not run.
     """
     folder, counts = RunFolder(config.folder), journal.counts
     verdicts = parquet.read(folder.analysis("findings"), ["verdict"])["verdict"].to_pylist()
     suspects = parquet.read(folder.analysis("suspects"), ["kind"])
-    changes: dict[str, Any] = _changes(folder) if config.baseline else {}
-    return Found(
-        confirmed_findings=verdicts.count("confirmed"),
+    values = Found(
+        confirmed_findings=verdicts.count(Verdict.CONFIRMED),
         suspects=json.loads((suspects.schema.metadata or {})[KINDS_KEY]),
         n_explained=counts.get("ok", 0),
         error_rate=counts.get("error", 0) / max(1, counts.get("planned", 0)),
         accuracy=journal.accuracy,
-        **changes,
     )
+    return _add_changes(values, folder) if config.baseline else values
 
 
-def _changes(folder: RunFolder) -> dict[str, Any]:
-    """What changed against the baseline."""
+def _add_changes(values: Found, folder: RunFolder) -> Found:
+    """Add the changes since the baseline, from changes.parquet."""
     table = parquet.read(folder.analysis("changes"))
     rows = table.filter(pc.field("subject") != "image").to_pylist()
     kinds = Counter((row["subject"], row["change"]) for row in rows)
     accuracy = next((row for row in rows if row["subject"] == "run"), None)
     drifted = {row["class_name"] for row in rows if row["subject"] == "focus"}
-    return {
-        "new_findings": kinds["finding", "new"],
-        "accuracy_drop": accuracy and accuracy["before"] - accuracy["after"],
-        "drifted_classes": len(drifted),
-    }
+    return replace(
+        values,
+        new_findings=kinds["finding", "new"],
+        accuracy_drop=accuracy and accuracy["before"] - accuracy["after"],
+        drifted_classes=len(drifted),
+    )

@@ -1,8 +1,8 @@
-"""rank: which images a person should look at first, one row each, with reasons in words.
+"""The rank stage: the images to review first, one row each, with reasons in words.
 
-The rows are read three times, and never held: once for what the whole run says of classes and of
-given labels, once to score each image by it, and once for the words of those that are kept. Last,
-what a person has decided already (rank.decisions) is brought to them.
+The rows are read three times in batches: to learn what is usual for classes and labels, to score
+every image, and to read the texts of the suspects that are kept. Then the decisions that a person
+has made in an earlier review (rank.decisions) are applied to the suspects.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 
 from pipeline.analysis.ranking import (
     decisions,
@@ -35,25 +35,27 @@ from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.sample import sample_per_class
 from pipeline.storage.scan import Rows
+from pipeline.storage.schema import Row
 
 log = logging.getLogger(__name__)
 
-OK = ds.field("status") == "ok"
-CELLS = 1 << 23
-"""Of a batch's probabilities, rows times classes: 32 MB."""
-MOST_ROWS = 1 << 15
+OK = pc.field("status") == "ok"
+MAX_CELLS = 1 << 23
+"""Most probabilities (rows times classes) of a batch: 32 MB."""
+MAX_ROWS = 1 << 15
+"""Most rows of a batch."""
 KINDS_KEY = b"kinds"
-"""Of the metadata of suspects.parquet: images by the kind of their strongest suspicion, in all."""
+"""Key of the metadata of suspects.parquet: number of all suspects by kind, also those cut off."""
 FIT_ROWS = 5_000
-"""Labels that the pool's three numbers are fitted to."""
+"""Number of labelled images to which the three parameters of the pool are fitted."""
 
 
 def run(config: Config, _journal: Journal) -> None:
     """Write suspects.parquet and decisions.parquet.
 
     Raises:
-        NotFinished: where parts, findings or members are missing.
-        ConfigError: decisions that cannot be read.
+        NotFinished: parts, findings or members are missing.
+        ConfigError: the decisions cannot be read.
     """
     folder = RunFolder(config.folder)
     decided = decisions.read(config.rank.decisions)
@@ -82,25 +84,25 @@ def run(config: Config, _journal: Journal) -> None:
     counts = {KINDS_KEY: json.dumps(kinds).encode()}
     parquet.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
     parquet.write(reviewed.decisions, folder.analysis("decisions"))
-    _tell(reviewed.decisions)
+    _log_decisions(reviewed.decisions)
 
 
-def _planned(run: RunFolder, decided: dict[str, decisions.Row]) -> pa.ChunkedArray:
-    """Those ids of images that were decided on which are in the plan."""
-    wanted = ds.field("image_id").isin(pa.array(decided, pa.string()))
+def _planned(run: RunFolder, decided: dict[str, Row]) -> pa.ChunkedArray:
+    """Read the ids of planned images that a decision names."""
+    wanted = pc.field("image_id").isin(pa.array(decided, pa.string()))
     return run_folder.planned(run).to_table(columns=["image_id"], filter=wanted)["image_id"]
 
 
-def _tell(reviewed: pa.Table) -> None:
-    """Log what became of the decisions."""
+def _log_decisions(reviewed: pa.Table) -> None:
+    """Log how many decisions were applied, and how many were not."""
     states = Counter(reviewed["state"].to_pylist())
     if states:
-        told = ", ".join(f"{count} {decisions.STATES[name]}" for name, count in states.items())
-        log.info("%d decisions: %s", reviewed.num_rows, told)
+        counted = ", ".join(f"{count} {decisions.STATES[name]}" for name, count in states.items())
+        log.info("%d decisions: %s", reviewed.num_rows, counted)
 
 
 def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
-    """Probes from all labels of a run, and the pool from a sample of them."""
+    """Fit the linear probes to all labels of a run, and the pool to a sample of them."""
     fold = linear_probe.folds(setup.n_images, seed)
     moments = linear_probe.Moments(len(setup.class_names), setup.embedding_dim)
     labelled = [np.zeros(0, np.int64)]
@@ -112,13 +114,13 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
         use = (labels != NO_CLASS) & features.any(axis=1)
         moments.add(features[use], labels[use], weights[use], fold[index][use])
     unfitted = Labels(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
-    most = min(FIT_ROWS, CELLS // len(setup.class_names))
+    most = min(FIT_ROWS, MAX_CELLS // len(setup.class_names))
     drawn = np.random.default_rng(seed).permutation(np.concatenate(labelled))[:most]
     return unfitted.fitted(rows.at(drawn, label_errors.COLUMNS))
 
 
 def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
-    """What is usual in each predicted class, from a sample of its images."""
+    """Learn the usual focus of each predicted class from a sample of its images."""
     table = rows.to_table(columns=["index", "pred_index"], filter=OK)
     chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
     index = arrays.classes(table, "index")[chosen]
@@ -127,7 +129,7 @@ def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
 
 
 def _batches(rows: Rows, setup: Setup, names: list[str]) -> Iterator[pa.Table]:
-    """All explained rows, so many at once that their probabilities fit into memory."""
-    size = min(MOST_ROWS, max(1, CELLS // len(setup.class_names)))
+    """Read all explained rows in batches of at most MAX_CELLS probabilities."""
+    size = min(MAX_ROWS, max(1, MAX_CELLS // len(setup.class_names)))
     for batch in rows.to_batches(columns=names, filter=OK, batch_size=size):
         yield pa.Table.from_batches([batch])

@@ -1,14 +1,13 @@
-"""report: the tables of a run as a static site, which opens from disk and from any web server.
+"""The report stage: the tables of a run as a static site, for a browser with or without a server.
 
-The first page holds the aggregates and the top of the list; what else there is stands in files
-beside it, which the page fetches when somebody asks. Every picture is drawn once.
+The first page holds the aggregates and the first suspects. The page loads everything else on demand
+from files beside it. Every picture is drawn once.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -29,15 +28,13 @@ from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
 
 def run(config: Config, journal: Journal) -> None:
-    """Write report/ anew; an earlier one stays until it is done.
+    """Write the folder report; an earlier report stays until the new one is complete.
 
     Raises:
-        ConfigError: an unknown colour map.
-        NotFinished: where a stage before has not run, with a baseline compare as well.
+        ConfigError: the colour map is unknown.
+        NotFinished: an earlier stage has not run (with a baseline, compare too).
     """
     overlay.colormap_code(config.report.colormap)
     folder = RunFolder(config.folder)
@@ -47,20 +44,21 @@ def run(config: Config, journal: Journal) -> None:
         tables.rows, tables.setup, config.analysis.sample_per_class, config.seed
     )
     with files.replaced_folder(folder.report, last="index.html") as draft:
-        studio = ReportImages(draft, config.report, tables.setup, reader(config))
+        studio = ReportImages(draft, config.report, tables.setup, open_reader(config))
         site = Site(config, tables, focus, studio, Pages(draft))
         site.write(run_facts(config, journal), found, _changes(config, folder))
 
 
-def reader(config: Config) -> Read:
-    """A function from an image's plan position and id to its picture, (H, W, 3) uint8 RGB.
+def open_reader(config: Config) -> Read:
+    """Return read(index, image_id), which reads the pixels (H, W, 3) uint8 RGB of a planned image.
 
-    It raises for an image that cannot be read now, whatever the dataset raises.
+    read raises the exception of the dataset for an image that can no longer be read, and DataError
+    if the dataset has changed.
     """
     try:
         source = open_source(config.dataset, config.data.max_pixels)
     except AuditError as error:
-        log.warning("the report has no pictures: %s", error)
+        log.warning("the report shows no images: %s", error)
         gone = error
 
         def fail(_index: int, _image_id: str) -> Rgb:
@@ -97,7 +95,7 @@ def _tables(folder: RunFolder) -> ReportTables:
     optional = {
         name: parquet.read(folder.analysis(name)).to_pylist()
         if files.is_file(folder.analysis(name))
-        else []  # of a run that an earlier version verified and ranked
+        else []  # a run of an earlier version has no such table
         for name in ("interventions", "decisions")
     }
     return ReportTables(
@@ -113,7 +111,7 @@ def _tables(folder: RunFolder) -> ReportTables:
 
 
 def _changes(config: Config, folder: RunFolder) -> tuple[pa.Table, str] | None:
-    """CHANGES and the baseline's folder, None without a baseline."""
+    """Read CHANGES and the folder of the baseline; None without a baseline."""
     if config.baseline is None and not files.is_file(folder.analysis("changes")):
         return None
     table = parquet.read(folder.analysis("changes"))

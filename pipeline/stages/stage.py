@@ -1,4 +1,4 @@
-"""The stages of an audit, in order: what each reads and writes, and how it is run."""
+"""The stages of an audit, in order: which tables each reads and writes, and how it runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from pipeline.run.state import Journal
 
 PARTS, REPORT = "parts", "report"
-"""What is no table of the folder analysis: the committed parts, and the report."""
+"""Names of the committed parts and of the report, which are not in the folder analysis."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of an audit, which reads tables and writes tables.
 
-    reads and writes are names of tables in the folder analysis, PARTS or REPORT. A table that is
-    not there yet is read by `compare` and `report` only where a baseline is set.
+    reads and writes are names of tables in the folder analysis, PARTS or REPORT. The report also
+    reads the changes, if a baseline is set.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Stage:
     writes: tuple[str, ...]
 
     def run(self, config: Config, journal: Journal) -> None:
-        """Run the stage; its module is imported here, as most modules import PyTorch.
+        """Run the stage; import its module only now, because most of them import PyTorch.
 
         Raises:
             AuditError: what ended the stage.

@@ -31,7 +31,7 @@ TAIL = 2**16
 
 @dataclass(frozen=True)
 class Plan:
-    """The planned images and what was decided for them."""
+    """The planned images (plan_schema) and the setup of the run."""
 
     table: pa.Table
     setup: Setup

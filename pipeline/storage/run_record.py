@@ -1,4 +1,4 @@
-"""run.json: what every attempt at a run did and found, as typed records."""
+"""run.json: the record of all attempts at a run, as dataclasses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pipeline.errors import DataError
 from pipeline.storage import files
+from pipeline.storage.run_setup import JsonObject
 
 RUNNING, COMPLETE, FAILED, ABORTED = "running", "complete", "failed", "aborted"
 """States of an attempt; `aborted` after a signal or a kill."""
@@ -52,18 +53,18 @@ class RunRecord:
     """The content of run.json.
 
     counts holds numbers of images: planned, ok, error, labelled, correct. engine holds what the
-    plan resolved and measured, verification what the stage verify measured of itself. overrides
-    are the command line's settings, config all settings as a nested dict.
+    plan resolved and measured, verification what the stage verify measured about itself. overrides
+    are the settings of the command line, config holds all settings as a nested dict.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    engine: dict[str, Any] = field(default_factory=dict)
-    verification: dict[str, Any] = field(default_factory=dict)
+    engine: JsonObject = field(default_factory=dict)
+    verification: JsonObject = field(default_factory=dict)
     gate: list[GateResult] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -129,7 +130,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """A record from the text of run.json; what an older version did not write is empty.
+        """Make a record from the text of run.json; a key that an older version lacks stays empty.
 
         Raises:
             ValueError: the text is no JSON object, or an entry has another type.
@@ -159,6 +160,9 @@ _KINDS = {
 }
 
 
+T = TypeVar("T", Attempt, GateResult)
+
+
 def read_record(path: Path) -> RunRecord:
     """Read run.json; a file that does not exist is an empty record.
 
@@ -174,8 +178,8 @@ def read_record(path: Path) -> RunRecord:
         raise DataError(f"{path} is damaged: {error}") from error
 
 
-def _from_dict(kind: type[Any], values: object) -> Any:
-    """A dataclass from a dict, without the entries that the class does not have."""
+def _from_dict(kind: type[T], values: object) -> T:
+    """Make a dataclass from a dict, without the entries that the class does not have."""
     if not isinstance(values, dict):
         raise ValueError(f"an entry of {kind.__name__} is a {type(values).__name__}")
     known = {each.name for each in fields(kind)}

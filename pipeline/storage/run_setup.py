@@ -1,4 +1,4 @@
-"""The setup of a run: what is resolved before the first image and kept by every resume."""
+"""The setup of a run: settings that are resolved once, when the run is planned."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+JsonObject = dict[str, Any]
+"""A JSON object, whose values are of several types."""
+
 METADATA_KEY = b"camaudit"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a run uses where settings say "auto", and what its rows depend on besides settings.
+    """Resolved settings: values of "auto" settings, and other values that rows depend on.
 
-    camaudit is the version that planned the run, device "cpu" or "cuda"; precision is a key of
-    engine.precision.DTYPES, batch_size in images. Two attempts at a run must agree in all of it.
+    camaudit is the version that planned the run; device is "cpu" or "cuda"; precision is a key of
+    engine.precision.DTYPES; batch_size is a number of images. All attempts at a run must have the
+    same resolved settings.
     """
 
     camaudit: str
@@ -26,13 +30,13 @@ class Resolved:
     precision: str
     batch_size: int
 
-    def to_json(self) -> dict[str, Any]:
-        """The values by the dotted keys that tables and messages use."""
+    def to_json(self) -> JsonObject:
+        """The values by dotted key, as they are stored in metadata and shown in messages."""
         return {key: getattr(self, name) for name, key in _RESOLVED_KEYS.items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Resolved:
-        """From the values by dotted key.
+    def from_json(cls, values: JsonObject) -> Resolved:
+        """Make resolved settings from values by dotted key.
 
         Raises:
             KeyError: a value is missing.
@@ -54,25 +58,26 @@ _RESOLVED_KEYS = {
 
 @dataclass
 class Setup:
-    """What stands in the metadata of the plan and of every part.
+    """The metadata of the plan and of every part.
 
-    settings holds the settings, by dotted key, that a resume must not change; measured what the
-    resolved settings were chosen by. grid is (rows, columns) of a heatmap, preprocess the fields
-    of model.preprocess.Preprocess. ignored counts files that are no images, by suffix.
+    settings holds the settings, by dotted key, that a resume must not change. measured holds the
+    agreement with float32 of the precisions that were compared. grid is (rows, columns) of a
+    heatmap; preprocess holds the fields of model.preprocess.Preprocess. ignored counts the files
+    of the dataset that are no images, by suffix; warnings are sentences for readers of the audit.
     """
 
     fingerprint: str
-    settings: dict[str, Any]
+    settings: JsonObject
     resolved: Resolved
     class_names: list[str]
     grid: tuple[int, int]
     embedding_dim: int
-    preprocess: dict[str, Any]
+    preprocess: JsonObject
     n_images: int
     shard_size: int
     ignored: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def n_shards(self) -> int:
@@ -80,9 +85,21 @@ class Setup:
         return -(-self.n_images // self.shard_size)
 
     @property
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> JsonObject:
         """Settings and resolved settings by dotted key: what a resume must not change."""
         return self.settings | self.resolved.to_json()
+
+    @property
+    def resize(self) -> int | list[int]:
+        """The size of resized images: the shorter side in pixels, or [height, width]."""
+        size: int | list[int] = self.preprocess["resize"]
+        return size
+
+    @property
+    def crop(self) -> list[int]:
+        """The size of the model's input: [height, width] in pixels."""
+        size: list[int] = self.preprocess["crop"]
+        return size
 
     def rows(self, shard: int) -> range:
         """Plan positions of the images of one shard."""

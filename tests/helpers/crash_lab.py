@@ -7,6 +7,7 @@ Steps are the calls that make something last: fsync of a file or folder, and rep
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -22,8 +23,17 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import __main__ as command
+from pipeline.config import STAGES
+from pipeline.run import checks, explain_shards, signals
+from pipeline.run.executors import local
+from pipeline.run.monitoring import mlflow, prometheus
+from pipeline.stages import audit
 
-pass
+IMPORTED = [
+    *(checks, explain_shards, signals, local, mlflow, prometheus, audit),
+    *(importlib.import_module(f"pipeline.stages.{name}") for name in STAGES),
+]
+"""Modules that the command imports when it needs them; a child would import them anew each time."""
 
 Prepare = Callable[[], None]
 

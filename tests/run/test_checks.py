@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from helpers.setups import resolved
 from pipeline.config import Config
 from pipeline.errors import DataError
 from pipeline.run import checks
@@ -29,7 +30,7 @@ def review(configure: Callable[..., Config]) -> Review:
     def go(rows: list[dict[str, Any]]) -> Journal:
         config = configure("dataset.root=x", "model.name=x")
         run = RunFolder(config.folder)
-        setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(rows), len(rows))
+        setup = Setup("f", {}, resolved(1), ["cat", "dog"], GRID, 2, {}, len(rows), len(rows))
         full = [
             {"index": i, "image_id": str(i), "shard": 0, "status": "ok", **row}
             for i, row in enumerate(rows)

@@ -157,7 +157,7 @@ class TestRay:
         )
 
     @pytest.mark.crash
-    def test_stopped_by_a_signal_nobody_is_left(self, local: Path) -> None:
+    def test_a_signal_leaves_no_process(self, local: Path) -> None:
         child, workers = in_the_middle(local)
         child.terminate()
         assert child.wait(20) == 143
@@ -173,16 +173,18 @@ class TestRay:
         finally:
             deadly.write_bytes(kept)
         assert ended.returncode == 75, ended.stderr
-        assert "1 shards were given up, as each took 2 workers down: part-00001" in ended.stderr
+        assert (
+            "1 shards were given up, because 2 workers died with each: part-00001" in ended.stderr
+        )
         assert parts(local, "ray") == 11
 
-    def test_an_address_where_nobody_answers(self, local: Path) -> None:
+    def test_an_address_where_no_cluster_answers(self, local: Path) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             ended = run(*ARGUMENTS, *RAY, f"executor.address={address}", cwd=local)
         assert ended.returncode == 75
-        assert f"executor.address: nobody answers at {address}" in ended.stderr
+        assert f"executor.address: no Ray cluster answers at {address}" in ended.stderr
         assert "Traceback" not in ended.stderr
 
     @pytest.mark.crash
@@ -230,8 +232,8 @@ class TestWorkersThatDiffer:
 
 class TestFalseStarts:
     @pytest.fixture
-    def crew_of_none(self, monkeypatch: pytest.MonkeyPatch) -> WorkerPool:
-        """A crew whose workers all die before they answer."""
+    def dying_pool(self, monkeypatch: pytest.MonkeyPatch) -> WorkerPool:
+        """A pool whose workers all die before they answer."""
 
         def dies(_answer: object) -> None:
             raise RayActorError
@@ -243,12 +245,12 @@ class TestFalseStarts:
         return made
 
     def test_workers_that_die_as_they_start_are_replaced_a_few_times(
-        self, crew_of_none: WorkerPool
+        self, dying_pool: WorkerPool
     ) -> None:
         for _ in range(2):
-            crew_of_none._welcome(None, None)
+            dying_pool._load(None, None)
         with pytest.raises(NotFinished, match="workers die before they are ready"):
-            crew_of_none._welcome(None, None)
+            dying_pool._load(None, None)
 
 
 class TestQueue:

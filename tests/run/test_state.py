@@ -19,8 +19,8 @@ from pipeline.model.device import pick_device
 from pipeline.run import lock, state
 from pipeline.run.monitoring import progress
 from pipeline.run.monitoring.progress import progress_bar
-from pipeline.run.preflight import make_folder
-from pipeline.run.signals import signals
+from pipeline.run.signals import stop_on_signals
+from pipeline.storage.files import make_folder
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def config(configure: Callable[..., Config]) -> Config:
     return configure("dataset.root=x", "model.name=x")
 
 
-def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
-    hold = "import sys; from pathlib import Path; from pipeline import ops\n"
-    hold += "with ops.lock(Path(sys.argv[1])): print('held', flush=True); input()"
+def test_one_process_holds_a_folder(tmp_path: Path) -> None:
+    hold = "import sys; from pathlib import Path; from pipeline.run.lock import lock\n"
+    hold += "with lock(Path(sys.argv[1])): print('held', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
@@ -47,7 +47,7 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
 
 def test_signals_end_a_run_with_their_own_code_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stopped, signals():
+    with pytest.raises(Stopped) as stopped, stop_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
@@ -63,15 +63,15 @@ def test_run_json_keeps_every_attempt(config: Config) -> None:
     with second.stage("rank"):
         pass
     second.end("complete", 0)
-    told = json.loads((config.folder / "run.json").read_text())
-    assert told["state"] == "complete"
-    assert told["exit_code"] == 0
-    assert [attempt["state"] for attempt in told["attempts"]] == ["aborted", "complete"]
-    assert told["counts"] == {"planned": 3, "ok": 3, "error": 0}
-    assert told["warnings"] == ["look at this"]
-    assert set(told["seconds"]) == {"rank"}
-    assert told["versions"]["torch"] != "unknown"
-    assert told["config"]["dataset"]["root"] == "x"
+    content = json.loads((config.folder / "run.json").read_text())
+    assert content["state"] == "complete"
+    assert content["exit_code"] == 0
+    assert [attempt["state"] for attempt in content["attempts"]] == ["aborted", "complete"]
+    assert content["counts"] == {"planned": 3, "ok": 3, "error": 0}
+    assert content["warnings"] == ["look at this"]
+    assert set(content["seconds"]) == {"rank"}
+    assert content["versions"]["torch"] != "unknown"
+    assert content["config"]["dataset"]["root"] == "x"
 
 
 def test_a_damaged_run_json_does_not_stop_a_run(config: Config) -> None:

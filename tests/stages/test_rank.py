@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from helpers.setups import resolved
 from pipeline.analysis.ranking.suspects import WEIGHTS
 from pipeline.config import Config
 from pipeline.run.state import Journal
@@ -32,7 +33,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], shard_size: int = 1000) 
         "focus_entropy": 0.6,
     }  # fmt: skip
     full = [{**ordinary, "index": i, "image_id": f"{i}.png", **row} for i, row in enumerate(rows)]
-    setup = Setup("f", {}, {}, ["cat", "dog"], GRID, 2, {}, len(full), shard_size)
+    setup = Setup("f", {}, resolved(1), ["cat", "dog"], GRID, 2, {}, len(full), shard_size)
     run = RunFolder(folder)
     plan = pa.Table.from_pylist([{**row, "shard": 0} for row in full], plan_schema())
     run_folder.write_plan(run, Plan(plan, setup))

@@ -101,13 +101,9 @@ class Review:
         for that of what the model saw.
         """
         heatmap = np.array(row["heatmap"], np.float32).reshape(self.setup.grid)
-        crop = self.setup.preprocess["crop"]
+        crop = self.setup.crop
         size = (row["image_height"] or crop[0], row["image_width"] or crop[1])
-        box = (
-            WHOLE
-            if not row["image_height"]
-            else seen_box(self.setup.preprocess["resize"], crop, size)
-        )
+        box = WHOLE if not row["image_height"] else seen_box(self.setup.resize, crop, size)
         shape = tuple(max(1, round(length * side / max(size))) for length in size)
         return spread(heatmap, shape, box)
 

@@ -1,7 +1,7 @@
-"""How shards are spread over workers: one module each, with one function run().
+"""Executors, which distribute shards over processes: one module each, with one function run().
 
-run(settings, task, shards, advance) has each shard computed and committed, in whatever process;
-advance(images) tells the progress.
+run(settings, task, shards, advance) returns when every shard is committed; it calls
+advance(images) with the number of images that were explained since the last call.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 Advance = Callable[[int], object]
 Work = Callable[[list[int], Advance], None]
-"""Computes shards and commits each; advance(images) as they are done."""
+"""work(shards, advance) computes shards and commits each."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to do.
+    """The work of an executor.
 
-    here is the work in this process; elsewhere(cores) can be pickled, and gives the work in the
-    process where it is called, on so many cores. missing(shards) are those that are not committed;
-    device is "cpu" or "cuda".
+    here is the work in this process. elsewhere(cores) can be pickled; it returns the work for the
+    process that calls it, on a number of cores. missing(shards) returns the shards that are not
+    committed. device is "cpu" or "cuda".
     """
 
     here: Work

@@ -1,4 +1,4 @@
-"""All shards in this process, one after the other."""
+"""The local executor: all shards in this process, one after another."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pipeline.run.executors import Advance, Task
 
 
 def run(_settings: ExecutorConfig, task: Task, shards: list[int], advance: Advance) -> None:
-    """Compute the shards here."""
+    """Compute the shards in this process."""
     task.here(shards, advance)

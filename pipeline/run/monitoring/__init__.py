@@ -1,1 +1,1 @@
-"""What a run tells other systems: progress, Prometheus, MLflow, JSON logs."""
+"""Reports of a run to other systems: progress, Prometheus, MLflow, JSON logs."""

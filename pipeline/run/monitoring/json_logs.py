@@ -1,4 +1,4 @@
-"""Log lines for machines."""
+"""Log records as JSON, for programs that collect logs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class JsonFormatter(logging.Formatter):
         self.run_id = run_id
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line of ASCII, whatever the message holds; `error` is the traceback, if any."""
-        told = {
+        """Format a record as one line of ASCII; `error` is the traceback, if there is one."""
+        content = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -24,5 +24,5 @@ class JsonFormatter(logging.Formatter):
             "run_id": self.run_id,
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            content["error"] = self.formatException(record.exc_info)
+        return json.dumps(content)

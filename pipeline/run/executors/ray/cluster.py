@@ -1,4 +1,4 @@
-"""The cluster: reached or started, how many workers it holds, and what its errors say."""
+"""Connect to a Ray cluster, count its workers and their resources, shorten its errors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from pipeline.errors import ConfigError, NotFinished
 
 
 @contextmanager
-def connected(settings: RayExecutor) -> Iterator[list[int]]:
-    """Connected to the cluster of the settings, or to one of this machine's own for so long.
+def connect(settings: RayExecutor) -> Iterator[list[int]]:
+    """Connect to the cluster of the settings; without an address, start one on this machine.
 
-    Yields the signals that arrive: a handler that raised inside Ray would be lost in its C++.
+    Yields a list to which signals are added as they arrive, because an exception that a handler
+    raises inside Ray is lost in its C++ code.
+
+    Raises:
+        NotFinished: no cluster answers at the address.
+        ConfigError: the cluster has another version of Ray.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network but for the work
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network traffic beside the work
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
     if settings.address is not None:
@@ -38,11 +43,11 @@ def connected(settings: RayExecutor) -> Iterator[list[int]]:
         raise NotFinished(
             f"executor.address: no Ray cluster answers at {settings.address}: {reason(error)}"
         ) from error
-    except RuntimeError as error:  # so it is when versions differ
+    except RuntimeError as error:  # raised when versions differ
         raise ConfigError(f"executor.address: {settings.address}: {reason(error)}") from error
     try:
         signals: list[int] = []
-        for number in handlers:  # Ray's own would exit with a code of its own
+        for number in handlers:  # Ray's handlers exit with other codes
             signal.signal(number, lambda arrived, _frame: signals.append(arrived))
         yield signals
     finally:
@@ -52,18 +57,24 @@ def connected(settings: RayExecutor) -> Iterator[list[int]]:
 
 
 def _check_answers(address: str, timeout: float) -> None:
-    """Ask at HOST:PORT before Ray does, which would wait and try for minutes."""
+    """Connect to HOST:PORT for a moment, because Ray itself retries for minutes.
+
+    Raises:
+        NotFinished: nothing listens there.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):  # auto, or a name of Ray's
+    if not (host and port.isdecimal()):  # "auto", or a name that Ray resolves
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout).close()
     except OSError as error:
-        raise NotFinished(f"executor.address: nobody answers at {address}: {error}") from error
+        raise NotFinished(
+            f"executor.address: no Ray cluster answers at {address}: {error}"
+        ) from error
 
 
 def n_workers(settings: RayExecutor, device: str, n_shards: int) -> int:
-    """Number of workers."""
+    """The number of workers: from the settings, or as many as the cluster has room for."""
     if settings.workers != AUTO:
         return min(int(settings.workers), n_shards)
     resources = ray.cluster_resources()
@@ -75,14 +86,14 @@ def n_workers(settings: RayExecutor, device: str, n_shards: int) -> int:
 
 
 def gpus(settings: RayExecutor, device: str) -> float:
-    """GPUs of a worker, of which several may share one."""
+    """GPUs of a worker; a fraction if several workers share a GPU."""
     if settings.gpus_per_worker != AUTO:
         return float(settings.gpus_per_worker)
     return 1.0 if device == "cuda" else 0.0
 
 
 def cpus(settings: RayExecutor, device: str) -> int:
-    """Cores of a worker: on a GPU by default all that come to it, as they decode its images."""
+    """Cores of a worker; by default, a worker with a GPU gets an equal share, to decode images."""
     if settings.cpus_per_worker != AUTO:
         return int(settings.cpus_per_worker)
     each = gpus(settings, device)
@@ -94,7 +105,7 @@ def cpus(settings: RayExecutor, device: str) -> int:
 
 
 def reason(error: BaseException) -> str:
-    """What matters of an error of Ray's, which tells it in many lines."""
+    """The cause of a Ray error in one line, from a message of many lines."""
     text = str(error)
     named = re.search(r"^\s*((?:ModuleNotFound|Import)Error: .*)$", text, re.MULTILINE)
     return named[1] if named else (text.strip().splitlines() or [type(error).__name__])[0]

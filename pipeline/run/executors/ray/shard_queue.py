@@ -1,15 +1,19 @@
-"""Shards that wait for a worker, and those that are to blame where one died."""
+"""The queue of shards that wait for a worker; a shard that kills its workers is given up."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 
-AT_ONCE = 8
-"""Most shards that are handed to a worker at once; fewer towards the end, so that all end alike."""
+MAX_GROUP = 8
+"""Most shards that a worker gets at once; fewer near the end, so that all workers end together."""
 
 
 class ShardQueue:
-    """Shards that wait; one that was at hand alone when its worker died has failed once."""
+    """Waiting shards.
+
+    A shard is suspected after a worker died with it and other shards. It has failed once for each
+    worker that died while it computed this shard alone.
+    """
 
     def __init__(self, shards: list[int], tries: int) -> None:
         self.waiting, self.tries = deque(shards), tries
@@ -18,18 +22,18 @@ class ShardQueue:
 
     @property
     def given_up(self) -> list[int]:
-        """Shards that took as many workers down as there are tries."""
+        """Shards that have failed `tries` times."""
         return sorted(shard for shard, times in self.failed.items() if times >= self.tries)
 
     def take(self, n_workers: int) -> list[int]:
-        """Shards for one of so many workers; those that may be to blame for a death go alone."""
+        """Take shards for one of n_workers workers; a suspected shard is taken alone."""
         if self.suspected and not self.waiting:
             return [self.suspected.popleft()]
-        size = max(1, min(AT_ONCE, len(self.waiting) // (2 * n_workers)))
+        size = max(1, min(MAX_GROUP, len(self.waiting) // (2 * n_workers)))
         return [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
 
-    def put_back(self, group: list[int], left: list[int]) -> None:
-        """Shards whose worker died, of which some are left."""
+    def put_back(self, group: list[int], missing: list[int]) -> None:
+        """Put back the missing shards of a group whose worker died."""
         if len(group) == 1:
-            self.failed.update(left)
-        self.suspected += [shard for shard in left if self.failed[shard] < self.tries]
+            self.failed.update(missing)
+        self.suspected += [shard for shard in missing if self.failed[shard] < self.tries]

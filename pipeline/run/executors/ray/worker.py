@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster."""
+"""The worker process on a machine of the cluster."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from pipeline.run.versions import versions
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker says of its shards: images done, and what went wrong, if anything did."""
+    """The outcome of a call of a worker: number of explained images, or an error."""
 
     images: int = 0
     error: Exception | None = None
 
 
 class Worker:
-    """In a process of its own, on whatever machine: computes shards, never raises."""
+    """Ray actor that computes shards; its methods return an error instead of raising it."""
 
     def __init__(self) -> None:
         self.work: Work | None = None
 
     def versions(self) -> dict[str, str]:
-        """What runs here."""
+        """Versions of the libraries on this machine (run.versions)."""
         return versions()
 
     def open(self, elsewhere: Callable[[int], Work], cpus: int) -> Result:
-        """Open pictures and model."""
+        """Open the dataset and load the model, for a number of cores."""
 
-        def opened() -> int:
+        def load() -> int:
             self.work = elsewhere(cpus)
             return 0
 
-        return _told(opened)
+        return _catch(load)
 
     def compute(self, shards: list[int]) -> Result:
         """Compute shards and commit each."""
         images: list[int] = []
 
-        def computed() -> int:
+        def explain() -> int:
             assert self.work is not None
             self.work(shards, images.append)
             return sum(images)
 
-        return _told(computed)
+        return _catch(explain)
 
 
-def _told(work: Callable[[], int]) -> Result:
-    """The images that work() has done, or what it raised."""
+def _catch(work: Callable[[], int]) -> Result:
+    """Call work(), which returns a number of images, and catch what it raises."""
     try:
         with faults.as_not_finished():
             return Result(work())
     except AuditError as error:
         return Result(error=error)
-    except Exception:  # noqa: BLE001 - raised again where the run is led from
+    except Exception:  # noqa: BLE001 - raised again by the pool
         return Result(error=RuntimeError(f"in a worker: {traceback.format_exc()}"))
