@@ -1,36 +1,41 @@
-"""Where pictures come from: every kind of dataset becomes a Source, a list and a way to read."""
+"""The kinds of dataset that settings may name; each becomes a Source."""
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
-from pipeline.data import huggingface, image_files, torch_dataset
 from pipeline.data.source import Source
-from pipeline.errors import DataError
+from pipeline.errors import DataError, some
 
-KINDS: dict[str, Callable[[Any, int], Source]] = {
-    "image_folder": image_files.image_folder,
-    "manifest": image_files.manifest,
-    "torchvision": torch_dataset.torchvision_dataset,
-    "huggingface": huggingface.saved_dataset,
-    "custom": torch_dataset.custom_dataset,
+OPENERS = {
+    "image_folder": ("image_files", "image_folder"),
+    "manifest": ("image_files", "manifest"),
+    "torchvision": ("torch_dataset", "torchvision_dataset"),
+    "huggingface": ("huggingface", "saved_dataset"),
+    "custom": ("torch_dataset", "custom_dataset"),
 }
+"""Module of this package, imported when needed, and function(config, max_pixels) by kind."""
 
 
 def open_source(config: Any, max_pixels: int) -> Source:
     """List the dataset that the settings name.
 
+    Args:
+        config: the settings group dataset.
+        max_pixels: number of pixels above which an image is an error.
+
     Raises:
-        ConfigError: a path, column or factory that is not there.
-        DataError: no images, or two with the same id.
+        ConfigError: a path, column or factory that does not exist.
+        DataError: the dataset has no images, or two images with the same id.
     """
-    source = KINDS[config.kind](config, max_pixels)
+    module, function = OPENERS[config.kind]
+    opener = getattr(importlib.import_module(f"pipeline.data.{module}"), function)
+    source: Source = opener(config, max_pixels)
     if not source.image_ids:
-        place = next(
-            getattr(config, key) for key in ("path", "root", "factory") if hasattr(config, key)
-        )
+        keys = ("path", "root", "factory")
+        place = next(getattr(config, key) for key in keys if hasattr(config, key))
         ignored = ", ".join(f"{count} {suffix}" for suffix, count in source.ignored.items())
         raise DataError(f"no images in {place}" + (f" (ignored: {ignored})" if ignored else ""))
     _check_ids(source.image_ids)
@@ -41,5 +46,5 @@ def _check_ids(image_ids: list[str]) -> None:
     if len(set(image_ids)) == len(image_ids):
         return
     twice = [name for name, count in Counter(image_ids).items() if count > 1]
-    named = ", ".join(map(repr, twice[:5])) + (", ..." if len(twice) > 5 else "")
+    named = some([repr(name) for name in twice], 5)
     raise DataError(f"{len(twice)} image ids stand more than once in the dataset: {named}")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipeline.report import words
@@ -24,7 +23,7 @@ ERRORS = 5000
 """Error rows that are kept by name."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STATISTICS = tuple(words.FOCUS)
-OK = ds.field("status") == "ok"
+OK = pc.field("status") == "ok"
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]

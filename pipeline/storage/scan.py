@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.fs
 from numpy.typing import NDArray
 
@@ -18,6 +18,9 @@ from pipeline.errors import DataError
 from pipeline.storage import files, parquet
 from pipeline.storage.files import StoreError
 from pipeline.storage.paths import filesystem, is_remote
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 PARTS_AHEAD = 16
 """Parts that may be in memory while rows are scanned."""
@@ -63,7 +66,7 @@ class Rows:
         for some in np.split(shards, range(PARTS_AHEAD, len(shards), PARTS_AHEAD)):
             first, end = np.searchsorted(shard, [some[0], some[-1] + 1])
             parts = Rows([self.parts[number] for number in some.tolist()], self.shard_size)
-            own = ds.field("index").isin(pa.array(wanted[first:end]))
+            own = pc.field("index").isin(pa.array(wanted[first:end]))
             found.append(parts.to_table(columns=columns, filter=own))
         return pa.concat_tables(found)
 
@@ -73,7 +76,7 @@ class Rows:
             for some in self._pieces():
                 yield from some.to_batches(**scan)
 
-    def _pieces(self) -> Iterator[ds.Dataset]:
+    def _pieces(self) -> Iterator[Dataset]:
         """A few parts at a time: of many, pyarrow would keep all footers, and read ahead of a slow
         taker until it holds all rows.
         """
@@ -94,7 +97,9 @@ class Rows:
             raise DataError(f"{self.parts[0].parent} cannot be read: {error}") from error
 
 
-def _scannable(parts: list[Path]) -> ds.Dataset:
+def _scannable(parts: list[Path]) -> Dataset:
+    import pyarrow.dataset as ds  # noqa: PLC0415 - imports pandas, half a second
+
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     remote = is_remote(parts[0])
     return ds.dataset(

@@ -22,7 +22,7 @@ import pytest
 from rich.cells import cell_len
 
 from helpers.small_run import NASTY, make_run
-from pipeline.cli import show, text_cells, text_tables
+from pipeline.cli import parser, show, text_tables
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.storage import parquet
@@ -177,11 +177,11 @@ def test_no_name_steers_the_terminal(
 
 def test_what_is_escaped_and_what_is_left_alone() -> None:
     fine = "Größe 猫 'a\\b' \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f52c"
-    assert text_cells.escaped(fine) == fine
+    assert parser.escaped(fine) == fine
     steering = [*"\x00\x07\b\t\n\r\x1b\x7f\x85\x9b\u061c\u200b\u200e\u2028\ufeff\udcff"]
     steering += [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
     for char in steering:
-        written = text_cells.escaped(f"a{char}b")
+        written = parser.escaped(f"a{char}b")
         assert re.fullmatch(r"a\\[xu0-9a-fnrt]+b", written)
         assert written.encode("ascii").decode("unicode_escape") == f"a{char}b"
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from helpers.setups import resolved
 from helpers.small_run import GRID, NASTY, SIZE, flat, make_run
 from pipeline.cli import export
 from pipeline.data import pictures
@@ -233,7 +234,7 @@ def framed(
     heatmap: Any, size: tuple[int | None, int | None], preprocess: dict[str, Any], side: int
 ) -> Any:
     """A heatmap in the frame of its whole picture."""
-    setup = Setup("", {}, {}, [], heatmap.shape, 0, preprocess, 0, 1)
+    setup = Setup("", {}, resolved(1), [], heatmap.shape, 0, preprocess, 0, 1)
     review = Review("", setup, SUSPECTS.empty_table(), Rows([], 1))
     row = {"heatmap": heatmap.ravel(), "image_height": size[0], "image_width": size[1]}
     return review.heat(row, side)

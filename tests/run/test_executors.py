@@ -19,7 +19,6 @@ from ray.exceptions import RayActorError
 from test_command import COMMAND, run, tables
 
 from helpers.small_data import MODEL, network, write_images
-from pipeline.cli import status
 from pipeline.config import PartitionConfig, RayExecutor
 from pipeline.errors import ConfigError, Held, NotFinished
 from pipeline.run import lock, partition
@@ -29,7 +28,7 @@ from pipeline.run.executors.ray.shard_queue import ShardQueue
 from pipeline.run.executors.ray.workers import WorkerPool
 from pipeline.run.partition import Partition
 from pipeline.run.versions import versions
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.lock import is_held
 
 KILLER = """
 
@@ -332,10 +331,10 @@ class TestShare:
         with lock.lock(tmp_path / "run", Partition(0, 2)):
             with lock.lock(tmp_path / "run", Partition(1, 2)):
                 pass
-            assert status._is_held(RunFolder(tmp_path / "run"))
+            assert is_held(tmp_path / "run")
             with pytest.raises(Held), lock.lock(tmp_path / "run"):
                 pass
-        assert not status._is_held(RunFolder(tmp_path / "run"))
+        assert not is_held(tmp_path / "run")
         with (
             lock.lock(tmp_path / "run"),
             pytest.raises(Held),

@@ -22,8 +22,7 @@ from pipeline.config import Config
 from pipeline.engine import precision
 from pipeline.engine.precision import Agreement
 from pipeline.errors import ConfigError
-from pipeline.run import plan
-from pipeline.stages import explain
+from pipeline.run import explain_shards, plan
 from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
@@ -214,12 +213,12 @@ def test_commits_happen_behind_the_back_in_order_and_at_most_two_wait() -> None:
         gate.wait(10)
         done.append(number)
 
-    with explain._in_background() as commit:
-        for number in range(explain.BEHIND):
+    with explain_shards._writing_thread() as commit:
+        for number in range(explain_shards.MAX_QUEUED_COMMITS):
             commit(lambda number=number: work(number))  # type: ignore[misc]
         assert done == []  # none was waited for
         threading.Timer(0.05, gate.set).start()
-        commit(lambda: work(explain.BEHIND))
+        commit(lambda: work(explain_shards.MAX_QUEUED_COMMITS))
         waiting.append(len(done))
     assert waiting[0] >= 1  # the third had to wait for the first
     assert done == [0, 1, 2]
@@ -229,9 +228,9 @@ def test_a_commit_that_fails_ends_the_stage() -> None:
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"), explain._in_background() as commit:
+    with pytest.raises(OSError, match="No space left"), explain_shards._writing_thread() as commit:
         commit(fail)
-    with pytest.raises(OSError, match="No space left"), explain._in_background() as commit:
+    with pytest.raises(OSError, match="No space left"), explain_shards._writing_thread() as commit:
         commit(fail)
         for _ in range(200):
             commit(lambda: time.sleep(0.01))
@@ -242,7 +241,7 @@ def test_commits_do_not_take_threads_from_the_model() -> None:
     torch.set_num_threads(2)  # conftest has set one
     seen: list[int] = []
     try:
-        with explain._in_background() as commit:
+        with explain_shards._writing_thread() as commit:
             commit(lambda: seen.append(torch.get_num_threads()))
         assert seen == [1]
         assert torch.get_num_threads() == 2

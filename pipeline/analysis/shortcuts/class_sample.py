@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.storage import arrays
@@ -15,7 +15,7 @@ from pipeline.storage.sample import sample_per_class
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import IMAGE
 
-HAS_HEATMAP = (ds.field("status") == "ok") & (ds.field("heatmap_max") > 0)
+HAS_HEATMAP = (pc.field("status") == "ok") & (pc.field("heatmap_max") > 0)
 """Filter of the rows whose image could be read and whose heatmap is not dead (all zero)."""
 
 
