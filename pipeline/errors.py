@@ -1,4 +1,4 @@
-"""Failures a user can act on: each carries the exit code of the run it ends."""
+"""Exceptions with the exit code of the run that they end, and error messages in one line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from contextlib import contextmanager
 
 
 class AuditError(Exception):
-    """A run cannot go on; the message names the culprit and is shown without a traceback."""
+    """A run cannot go on; the message names the cause and is shown without a traceback.
+
+    is_message: the text of the exception is a sentence for the user, see `one_line`.
+    """
 
     exit_code = 1
+    is_message = True
 
 
 class ConfigError(AuditError):
@@ -21,7 +25,7 @@ class ConfigError(AuditError):
 
 
 class GateError(AuditError):
-    """The run is complete, and found what it must not find (exit code 2)."""
+    """The run is complete, and a limit of the gate is broken (exit code 2)."""
 
     exit_code = 2
 
@@ -33,19 +37,20 @@ class DataError(AuditError):
 
 
 class NotFinished(AuditError):  # noqa: N818 - a state, not a fault
-    """The run is not finished, or another one holds it; run again (exit code 75)."""
+    """The run is not finished, or another process holds its lock; run again (exit code 75)."""
 
     exit_code = 75
 
 
 class Held(NotFinished):
-    """Another process is at work in the run (exit code 75)."""
+    """Another process holds the lock of the run (exit code 75)."""
 
 
 class Stopped(BaseException):
     """A signal ended the run (exit code 128 + signal number).
 
-    Like KeyboardInterrupt it is no Exception: what turns errors into rows must not swallow it.
+    The class is no Exception, like KeyboardInterrupt: code that turns exceptions into error rows
+    must not catch it.
     """
 
     def __init__(self, signum: int) -> None:
@@ -54,33 +59,61 @@ class Stopped(BaseException):
 
 
 class Superseded(Stopped):
-    """Another process took the run over (exit code 75), which is no more to be written to."""
+    """Another process took the run over (exit code 75); this process must write nothing more."""
 
     def __init__(self, message: str) -> None:
         BaseException.__init__(self, message)
         self.exit_code = NotFinished.exit_code
 
 
+def one_line(error: BaseException, *, with_type: bool = True, first_line_only: bool = False) -> str:
+    """The text of an exception in one line that UTF-8 can encode.
+
+    Args:
+        error: the exception.
+        with_type: put the name of the exception's type before the text; the name is left out
+            anyway where the class has a true attribute `is_message`.
+        first_line_only: leave out all lines but the first; otherwise lines are joined.
+
+    Returns:
+        The text; the name of the type alone where the text is empty.
+    """
+    text = str(error).strip()
+    text = " ".join((text.splitlines() or [""])[:1] if first_line_only else text.split())
+    text = text.encode("utf-8", "backslashreplace").decode()
+    name = type(error).__name__
+    if not text:
+        return name
+    return f"{name}: {text}" if with_type and not getattr(error, "is_message", False) else text
+
+
 def close_names(name: str, names: list[str]) -> str:
-    """The end of a message: which of the names there are come close to the one that is not."""
+    """The end of a message about an unknown name: "; close names: ..." with up to five of `names`.
+
+    The last five are given where none is similar; the text is empty where there are no names.
+    """
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[-5:]
     return f"; close names: {', '.join(close)}" if close else ""
 
 
-def some(names: list[str], most: int = 10) -> str:
-    """The first of many names, for a message."""
+def shorten_list(names: list[str], most: int = 10) -> str:
+    """The first `most` names, joined by commas, and the number of all where there are more."""
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Whatever a library raises inside, as a ConfigError that begins with `what`."""
+def as_config_error(prefix: str) -> Iterator[None]:
+    """Raise every exception inside as a ConfigError "prefix: first line of its text".
+
+    Raises:
+        ConfigError: a library raised inside.
+    """
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "its weights are a pickle that could run code; save them as safetensors"
-        elif not isinstance(error, OSError | ValueError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ConfigError(f"{what}: {reason}") from error
+        else:
+            with_type = not isinstance(error, OSError | ValueError)
+            reason = one_line(error, with_type=with_type, first_line_only=True)
+        raise ConfigError(f"{prefix}: {reason}") from error

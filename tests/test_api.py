@@ -66,7 +66,7 @@ def test_dir_and_all_name_what_the_package_offers() -> None:
     assert set(pipeline.__all__) <= set(dir(pipeline))
     assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
     with pytest.raises(AttributeError, match="nothing"):
-        pipeline.nothing  # type: ignore[attr-defined]  # noqa: B018
+        pipeline.nothing  # noqa: B018
 
 
 def test_the_package_is_typed_and_imports_nothing_heavy() -> None:
@@ -146,13 +146,14 @@ def test_images_are_chosen_by_column_and_condition(run: pipeline.Run) -> None:
     assert run.images(["label_index"])["label_index"].dtype == pd.Int32Dtype()
     for wrong in ({"columns": ["nothing"]}, {"where": {"nothing": 1}}):
         with pytest.raises(KeyError, match="no column nothing"):
-            run.images(**wrong)  # type: ignore[arg-type]
+            run.images(**wrong)
 
 
 def test_heatmaps_come_in_the_order_of_the_ids(run: pipeline.Run) -> None:
     ids = ["owl/0003.png", "cat/0001.png", "owl/0000.png", "owl/0003.png"]
     maps = run.heatmaps(ids)
-    assert (maps.shape, maps.dtype) == ((4, 8, 8), np.float32)
+    assert maps.shape == (4, 8, 8)
+    assert maps.dtype == np.float32
     stored = {row["image_id"]: row["heatmap"] for row in _rows(run)}
     for one, cells in zip(ids, maps, strict=True):
         if stored[one] is None:
@@ -161,7 +162,7 @@ def test_heatmaps_come_in_the_order_of_the_ids(run: pipeline.Run) -> None:
         else:
             assert np.array_equal(np.asarray(stored[one], np.float32), cells.ravel())
     wrong = next(row for row in _rows(run) if row["heatmap_label"] is not None)
-    (label,) = run.heatmaps([wrong["image_id"]], of="label")
+    (label,) = run.heatmaps([str(wrong["image_id"])], of="label")
     assert np.array_equal(np.asarray(wrong["heatmap_label"], np.float32), label.ravel())
     with pytest.raises(KeyError, match=r"cat/9\.png"):
         run.heatmaps(["cat/9.png"])

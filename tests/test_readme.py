@@ -12,6 +12,7 @@ import pytest
 import skimage
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from PIL import Image
 from torchvision import models
 
@@ -75,10 +76,14 @@ def test_its_python_reads_the_tables(
     monkeypatch.chdir(tmp_path)
     tables = [block for block in blocks("python") if "outputs/audit" in block]
     assert len(tables) == 2
+    names: dict[str, Any] = {}
     for block in tables:
-        exec(block, {})
+        exec(block, names)
+    assert names["heatmaps"].shape == (3, 8, 8)
+    assert isinstance(names["figure"], Figure)
     printed = capsys.readouterr().out
     assert "reasons" in printed  # pandas, which leaves out columns where the screen is narrow
+    assert "75%" in printed  # the statistics of each class
     assert "confidence" in printed  # DuckDB
 
 
@@ -94,9 +99,13 @@ def test_its_python_explains_an_image(tmp_path: Path, monkeypatch: pytest.Monkey
     (block,) = [block for block in blocks("python") if "panels" in block]
     names: dict[str, Any] = {}
     exec(block, names)
-    assert names["heatmaps"].shape == (1, 14, 14)
-    assert names["laid_over"].shape == (300, 451, 3)
+    assert names["explanation"].shape == (1, 14, 14)
+    assert names["explanation"].class_index.tolist() == [285]
     assert Image.open("panels.png").width > 700
+
+
+def test_it_is_short_enough_for_a_newcomer() -> None:
+    assert len(README.split()) <= 1800
 
 
 def test_every_command_that_explains_is_accepted() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -23,19 +23,19 @@ from pipeline.data.class_names import folded
 from pipeline.data.datasets import open_source
 from pipeline.data.decode import DecodeError, decode, read_file
 from pipeline.data.pictures import Box, Rgb
-from pipeline.data.source import describe, numbered
+from pipeline.data.source import numbered
 from pipeline.engine import batch_size, inference, precision
 from pipeline.engine.explain import explain
-from pipeline.errors import AuditError, ConfigError, DataError, close_names
+from pipeline.errors import AuditError, ConfigError, DataError, close_names, one_line
 from pipeline.model.classifier import Classifier, load_classifier
 from pipeline.model.device import pick_device
-from pipeline.report.overlay import colormap_code, coloured, overlay, spread
+from pipeline.report.overlay import apply_colormap, colormap_code, overlay, resize_heatmap
 from pipeline.report.panels import panels
 from pipeline.storage import run_folder
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_record import read_record
-from pipeline.storage.run_setup import Setup
+from pipeline.storage.run_setup import JsonObject, Setup
 
 TOP = 5
 """Classes that are printed."""
@@ -43,11 +43,19 @@ TOP = 5
 Floats = NDArray[np.float32]
 
 
+class Look(TypedDict):
+    """How heatmaps are drawn: opacity, colour map, and the box that the model sees."""
+
+    alpha: float
+    colormap: str
+    seen: Box
+
+
 @dataclass(frozen=True)
 class ModelOfRun:
     """What a finished run says of its model and dataset: its settings, and its plan's setup."""
 
-    settings: dict[str, Any]
+    settings: JsonObject
     setup: Setup
 
 
@@ -96,7 +104,7 @@ def run(config: ExplainConfig, of: ModelOfRun | None = None) -> Iterator[str]:
     yield from (f"written: {path}" for path in _write(config, explained))
 
 
-def wanted_classes(wanted: Any, names: list[str], probs: Floats) -> list[int]:
+def wanted_classes(wanted: object, names: list[str], probs: Floats) -> list[int]:
     """The classes that a person asked for: top, top3, a name, an output's number, or a list.
 
     A name goes before a number, so that classes called by numbers are found by name.
@@ -191,7 +199,7 @@ def _picture(config: ExplainConfig, of: ModelOfRun | None) -> Rgb:
                 return source.read(source.image_ids.index(config.image)).pixels
         return decode(read_file(Path(config.image)), DataConfig.max_pixels)
     except DecodeError as error:
-        raise DataError(f"image: {config.image}: {describe(error)}") from error
+        raise DataError(f"image: {config.image}: {one_line(error)}") from error
 
 
 def _fitted(classifier: Classifier, picture: Rgb) -> Tensor:
@@ -199,7 +207,7 @@ def _fitted(classifier: Classifier, picture: Rgb) -> Tensor:
     try:
         return classifier.preprocess.fit(picture)[None].to(classifier.device)
     except DecodeError as error:
-        raise DataError(f"image: {describe(error)}") from error
+        raise DataError(f"image: {one_line(error)}") from error
 
 
 def _heatmaps(
@@ -253,8 +261,7 @@ def _write(config: ExplainConfig, explained: ExplainedPicture) -> Iterator[Path]
     path = Path(config.output or f"{stem}-explained.png")
     if path.exists() and Path(config.image).exists() and path.samefile(config.image):
         raise ConfigError(f"output: {path} is the picture itself")
-    look: dict[str, Any] = {"alpha": config.alpha, "colormap": config.colormap}
-    look["seen"] = explained.seen
+    look: Look = {"alpha": config.alpha, "colormap": config.colormap, "seen": explained.seen}
     figure = panels(explained.picture, explained.heatmaps, explained.names, **look)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,13 +275,13 @@ def _write(config: ExplainConfig, explained: ExplainedPicture) -> Iterator[Path]
         Image.open(path).show(title=stem)
 
 
-def _separate(path: Path, explained: ExplainedPicture, look: dict[str, Any]) -> Iterator[Path]:
+def _separate(path: Path, explained: ExplainedPicture, look: Look) -> Iterator[Path]:
     """Each panel at the picture's own size, and the heatmaps as a run stores them (float16)."""
     picture = explained.picture
     drawn: dict[str, Rgb] = {"original": picture}
     for index, heatmap in zip(explained.classes, explained.heatmaps, strict=True):
-        heat = spread(heatmap, picture.shape, explained.seen)
-        drawn[f"{index}-heatmap"] = coloured(heat, look["colormap"])
+        heat = resize_heatmap(heatmap, picture.shape, explained.seen)
+        drawn[f"{index}-heatmap"] = apply_colormap(heat, look["colormap"])
         drawn[f"{index}-overlay"] = overlay(picture, heatmap, **look)
         numbers = path.with_name(f"{path.stem}-{index}.npy")
         np.save(numbers, heatmap.astype(np.float16))

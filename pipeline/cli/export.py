@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.cli.parser import Parser
 from pipeline.cli.run_overview import open_run
-from pipeline.data.pictures import for_display, webp
+from pipeline.data.pictures import encode_webp, shrink
 from pipeline.errors import AuditError, ConfigError, DataError
 from pipeline.report.exports import FORMATS, Review, open_review
 from pipeline.report.exports.label_studio import served_from
@@ -106,7 +106,7 @@ def export(given: argparse.Namespace) -> str:
     return f"{review.suspects.num_rows} suspects written to {_place(given, review, path)}"
 
 
-def _options(given: argparse.Namespace) -> dict[str, Any]:
+def _options(given: argparse.Namespace) -> dict[str, object]:
     """What the format takes besides a path.
 
     Raises:
@@ -155,7 +155,7 @@ def pictures(setup: Setup) -> Picture:
             source = opened()
             if source.image_ids[index] != image_id:
                 raise DataError("the dataset has changed since it was audited")
-            return webp(for_display(source.read(index).pixels, SIDE))
+            return encode_webp(shrink(source.read(index).pixels, SIDE))
         except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises
             log.info("no picture of %s: %s", image_id, error)
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pipeline.errors import ConfigError, some
+from pipeline.errors import ConfigError, shorten_list
 from pipeline.stages.stage import writer_of
 from pipeline.storage import files, paths, run_folder
 from pipeline.storage.run_folder import RunFolder
@@ -65,7 +65,7 @@ def open_run(where: str | Path) -> RunFolder:
         return RunFolder(path)
     message = f"{path} is no run: there is neither run.json nor plan.parquet in it"
     runs = sorted(inner.name for inner in files.local_folders(path) if _is_run(inner))
-    raise ConfigError(message + (f"; runs in it: {some(runs)}" if runs else ""))
+    raise ConfigError(message + (f"; runs in it: {shorten_list(runs)}" if runs else ""))
 
 
 def summarise_run(run: RunFolder) -> RunOverview:

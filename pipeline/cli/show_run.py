@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +18,11 @@ from pipeline.cli import text_tables
 from pipeline.cli.parser import escaped
 from pipeline.cli.run_overview import open_run, summarise_run
 from pipeline.cli.show import TOP
-from pipeline.errors import ConfigError, close_names, some
+from pipeline.errors import ConfigError, close_names, shorten_list
 from pipeline.storage import parquet
 from pipeline.storage.files import is_file
 from pipeline.storage.run_folder import RunFolder
-from pipeline.storage.schema import FINDINGS, SUSPECTS
+from pipeline.storage.schema import FINDINGS, SUSPECTS, Row
 
 NEEDED = {"findings": FINDINGS.names, "suspects": SUSPECTS.names}
 """Columns without which a table cannot be shown; the file may have more columns."""
@@ -94,7 +93,8 @@ def _read(run: RunFolder, name: str) -> pa.Table:
     lacking = [column for column in NEEDED.get(name, ()) if column not in table.column_names]
     if lacking:
         raise ConfigError(
-            f"{run.analysis(name)} was not written by this version: it lacks {some(lacking)}"
+            f"{run.analysis(name)} was not written by this version: it lacks "
+            f"{shorten_list(lacking)}"
         )
     return table
 
@@ -123,7 +123,7 @@ def _choose(table: pa.Table, options: argparse.Namespace) -> tuple[pa.Table, str
 def _why_none(suspects: pa.Table, options: argparse.Namespace) -> str:
     kinds = _values(suspects, "kind")
     if options.kind and options.kind not in kinds:
-        return f"no suspect is of kind {options.kind}; there are: {some(kinds)}"
+        return f"no suspect is of kind {options.kind}; there are: {shorten_list(kinds)}"
     names = _values(suspects, "label", "pred")
     if options.name and options.name not in names:
         close = close_names(options.name, names)
@@ -136,7 +136,7 @@ def _values(table: pa.Table, *columns: str) -> list[str]:
     return sorted(found - {None})
 
 
-def _rows(table: pa.Table | None, top: int | None = None) -> list[dict[str, Any]] | None:
+def _rows(table: pa.Table | None, top: int | None = None) -> list[Row] | None:
     return None if table is None else table.slice(0, top).to_pylist()
 
 
@@ -145,7 +145,7 @@ def _tell(note: str) -> None:
         sys.stderr.write(f"camaudit-show: {escaped(note)}\n")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(str(part) for part in value)
     return "" if value is None else str(value)
@@ -158,7 +158,7 @@ def _csv_line(values: Iterable[str]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """JSON knows no NaN and no infinity: null."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}

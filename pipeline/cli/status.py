@@ -13,7 +13,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from pipeline.cli.parser import Parser, escaped, exit_code_of
 from pipeline.cli.run_overview import RunOverview, open_run, summarise_run
-from pipeline.errors import some
+from pipeline.errors import shorten_list
 from pipeline.stages.stage import PARTS, REPORT, STAGES, Stage
 from pipeline.storage import files, lock, run_folder
 from pipeline.storage.run_folder import RunFolder
@@ -197,7 +197,7 @@ def _lines(status: Status) -> list[str]:
     lines = [f"{status.run_id}: {status.state}" + (", at work now" if status.at_work else "")]
     lines.append(f"parts: {parts.committed:,} of {parts.planned:,} are committed")
     if parts.damaged:
-        lines.append(f"damaged: {some([f'part-{shard:05d}' for shard in parts.damaged])}")
+        lines.append(f"damaged: {shorten_list([f'part-{shard:05d}' for shard in parts.damaged])}")
     elif parts.damaged is not None:
         lines.append("damaged: none, every byte was read again")
     if images.get("error"):

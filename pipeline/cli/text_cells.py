@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rich.text import Text
 
 from pipeline.cli.parser import escaped
+from pipeline.storage.schema import Row
 
 NONE = "-"
-Row = dict[str, Any]
 Cell = Callable[[Row], Text]
 
 STYLES = {

@@ -23,9 +23,9 @@ from pipeline.cli.text_cells import (
     STYLES,
     SUSPECT,
     Cell,
-    Row,
     share,
 )
+from pipeline.storage.schema import Row
 
 PIPE = 100_000
 """Columns where there is no terminal: a row stays on one line, whatever its texts."""

@@ -10,12 +10,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pipeline.errors import ConfigError
 
 
-def build(key: str, spec: str, arguments: dict[str, Any]) -> Any:
+def build(key: str, spec: str, arguments: dict[str, object]) -> object:
     """Call the factory that `spec` names.
 
     Raises:
@@ -28,7 +27,7 @@ def build(key: str, spec: str, arguments: dict[str, Any]) -> Any:
         raise ConfigError(f"{key}: {spec} raised {_describe(error)}") from error
 
 
-def _load(key: str, spec: str) -> Callable[..., Any]:
+def _load(key: str, spec: str) -> Callable[..., object]:
     where, separator, name = spec.rpartition(":")
     if not separator or not where or not name:
         raise ConfigError(f"{key}: {spec!r} is neither FILE.py:function nor module:function")
@@ -36,14 +35,14 @@ def _load(key: str, spec: str) -> Callable[..., Any]:
         module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{key}: {where} cannot be loaded: {_describe(error)}") from error
-    function = getattr(module, name, None)
+    function: object = getattr(module, name, None)
     if not callable(function):
         own = [
             n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__
         ]
         has = f", only {', '.join(own)}" if own else ""
         raise ConfigError(f"{key}: {where} has no function {name!r}{has}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _from_module(name: str) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.storage.paths import to_path
+from pipeline.storage.run_setup import JsonObject
 
 STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
 KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")
@@ -65,7 +66,7 @@ class CustomDataset:
 
     kind: str = "custom"
     factory: str = MISSING
-    factory_args: dict[str, Any] = field(default_factory=dict)
+    factory_args: JsonObject = field(default_factory=dict)
 
 
 @dataclass
@@ -105,7 +106,7 @@ class CustomModel(ModelConfig):
     """A module built by the user's factory."""
 
     factory: str = MISSING
-    factory_args: dict[str, Any] = field(default_factory=dict)
+    factory_args: JsonObject = field(default_factory=dict)
 
 
 @dataclass

@@ -7,15 +7,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.settings import AUTO, CHOICES, CHOSEN_BY, KINDS, STAGES, Config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 from pipeline.storage.files import StoreError, is_file
 from pipeline.storage.paths import check_writable, protocol_of, to_path
+from pipeline.storage.run_setup import JsonObject
 
 Settings = TypeVar("Settings")
 
@@ -39,18 +40,19 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
         ConfigError: naming every unknown key, wrong type, missing value and bad range at once.
     """
     try:
-        raw = OmegaConf.to_container(composed, resolve=True)
+        container = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        told = str(error).splitlines()[0]
+        told = one_line(error, with_type=False, first_line_only=True)
         raise ConfigError(f"settings that cannot be used:\n  {error.full_key}: {told}") from error
-    assert isinstance(raw, dict)
+    assert isinstance(container, dict)
+    raw = {str(key): value for key, value in container.items()}
     schema, problems = _schema(raw, kind)
     unusable: set[str] = set()
     for key, value in leaves(raw):
         try:
             OmegaConf.update(schema, key, _as_it_stands(value))
         except OmegaConfBaseException as error:
-            problems.append(f"{key}: {str(error).splitlines()[0]}")
+            problems.append(f"{key}: {one_line(error, with_type=False, first_line_only=True)}")
             unusable.add(key)
     missing = sorted(OmegaConf.missing_keys(schema) - unusable)
     problems += [f"{key}: must be given" for key in missing]
@@ -62,14 +64,14 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
     return config
 
 
-def _as_it_stands(value: Any) -> Any:
+def _as_it_stands(value: object) -> object:
     """A value that was resolved, in which ${ is no reference any more."""
     if isinstance(value, list):
         return [_as_it_stands(each) for each in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: JsonObject, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted key and value of every setting in a nested dict; factory_args are one setting."""
     for key, value in tree.items():
         if isinstance(value, dict) and value and key != "factory_args":
@@ -78,13 +80,13 @@ def leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def result_settings(config: Config) -> dict[str, Any]:
+def result_settings(config: Config) -> JsonObject:
     """The settings, by dotted key, that change what the explain stage writes.
 
     Executor, workers, analysis, report and limits may differ between two attempts at a run;
     these may not. Device, batch size and layer are compared as decided, not as written.
     """
-    tree: dict[str, Any] = {
+    tree: JsonObject = {
         "seed": config.seed,
         "dataset": _as_dict(config.dataset),
         "model": _as_dict(config.model),
@@ -97,19 +99,19 @@ def result_settings(config: Config) -> dict[str, Any]:
     return dict(leaves(tree))
 
 
-def fingerprint(settings: dict[str, Any]) -> str:
+def fingerprint(settings: JsonObject) -> str:
     """Hash of settings, the same for the same values in any order (32 hex digits)."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _as_dict(choice: Any) -> dict[str, Any]:
+def _as_dict(choice: object) -> JsonObject:
     container = OmegaConf.to_container(OmegaConf.structured(choice))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
-def _schema(raw: dict[Any, Any], kind: type) -> tuple[DictConfig, list[str]]:
+def _schema(raw: JsonObject, kind: type) -> tuple[DictConfig, list[str]]:
     """The structured config for the choices that `raw` made, and what is wrong with those."""
     schema, problems = OmegaConf.structured(kind), []
     for group, kinds in CHOICES.items():

@@ -6,7 +6,7 @@ import logging
 import re
 
 from pipeline.data.source import distinct, numbered
-from pipeline.errors import ConfigError, some
+from pipeline.errors import ConfigError, shorten_list
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def match_classes(
     if len(model_names) != n_outputs:
         raise ConfigError(
             f"model.class_names: {len(model_names)} names for {n_outputs} outputs: "
-            f"{some(model_names)}"
+            f"{shorten_list(model_names)}"
         )
     names, labels = numbered(model_names), dataset_names or []
     exact = {name: [index] for index, name in enumerate(names)}
@@ -46,7 +46,8 @@ def match_classes(
     if unknown:
         raise ConfigError(
             f"{len(unknown)} of the dataset's {len(labels)} labels are unknown to the model: "
-            f"{some(unknown)}\n  dataset: {some(labels)}\n  model:   {some(names)}\n"
+            f"{shorten_list(unknown)}\n  dataset: {shorten_list(labels)}\n"
+            f"  model:   {shorten_list(names)}\n"
             "  set model.class_names to the dataset's names in the order of the model's outputs"
         )
     return names, _one_each(outputs, names), []
@@ -59,7 +60,7 @@ def _by_order(
         note = "neither the dataset nor the model names its classes; outputs are called by number"
         return [str(index) for index in range(n_outputs)], {}, [note]
     if len(dataset_names) == n_outputs:
-        log.info("the model's outputs are taken, in order, as %s", some(dataset_names))
+        log.info("the model's outputs are taken, in order, as %s", shorten_list(dataset_names))
         positions = {name: index for index, name in enumerate(dataset_names)}
         return dataset_names, positions, _order_doubts(dataset_names)
     if all(_is_output(name, n_outputs) for name in dataset_names):
@@ -68,7 +69,8 @@ def _by_order(
         return names, _one_each({name: [int(name)] for name in dataset_names}, names), [note]
     raise ConfigError(
         f"the model has {n_outputs} outputs, the dataset {len(dataset_names)} classes: "
-        f"{some(dataset_names)}\n  set model.class_names to the name of each output, in order"
+        f"{shorten_list(dataset_names)}\n"
+        "  set model.class_names to the name of each output, in order"
     )
 
 
@@ -84,8 +86,9 @@ def _order_doubts(names: list[str]) -> list[str]:
         "timm sorts them without regard to case": sorted(names, key=_natural_key),
     }
     return [
-        f"the model has no class names; its outputs were taken in order as {some(names)}, but "
-        f"{who}: {some(order)}; set model.class_names to the order of the training"
+        "the model has no class names; its outputs were taken in order as "
+        f"{shorten_list(names)}, but {who}: {shorten_list(order)}; "
+        "set model.class_names to the order of the training"
         for who, order in others.items()
         if order != names
     ][:1]
@@ -103,7 +106,7 @@ def _one_each(outputs: dict[str, list[int]], names: list[str]) -> dict[str, int]
         if len(found) > 1:
             raise ConfigError(
                 f"the dataset's label {label!r} may be any of the model's classes "
-                f"{some([names[index] for index in found])}; set model.class_names"
+                f"{shorten_list([names[index] for index in found])}; set model.class_names"
             )
     labels_of: dict[int, str] = {}
     for label, (index,) in outputs.items():

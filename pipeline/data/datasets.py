@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.data.source import Source
-from pipeline.errors import DataError, some
+from pipeline.errors import DataError, shorten_list
 
 OPENERS = {
     "image_folder": ("image_files", "image_folder"),
@@ -46,5 +46,5 @@ def _check_ids(image_ids: list[str]) -> None:
     if len(set(image_ids)) == len(image_ids):
         return
     twice = [name for name, count in Counter(image_ids).items() if count > 1]
-    named = some([repr(name) for name in twice], 5)
+    named = shorten_list([repr(name) for name in twice], 5)
     raise DataError(f"{len(twice)} image ids stand more than once in the dataset: {named}")

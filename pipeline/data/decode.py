@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.errors import one_line
+
 # A closed list: Pillow would also hand EPS to Ghostscript, and take videos and fonts for pictures.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_FILE_BYTES = 1 << 30  # a film or an archive under a picture's name must not fill the memory
@@ -31,6 +33,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 class DecodeError(Exception):
     """Why a picture cannot be used: one line in words, without the path, for an error row."""
+
+    is_message = True
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def _reason() -> Iterator[None]:
     except UnidentifiedImageError:  # its own text holds the address of an object
         raise DecodeError(f"damaged header, or none of {', '.join(FORMATS)}") from None
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error, with_type=False)
         raise DecodeError(f"cannot be decoded: {text[:200]}") from error
 
 

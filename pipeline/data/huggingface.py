@@ -21,11 +21,10 @@ from pipeline.data.source import (
     Source,
     check_column,
     column_labels,
-    describe,
     distinct,
     numbered,
 )
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, one_line
 from pipeline.storage.paths import protocol_of
 
 STREAM = -1
@@ -78,7 +77,7 @@ def saved_dataset(config: HuggingFaceDataset, max_pixels: int) -> Source:
     try:
         return _source(_open(Path(config.path), config.split), config, max_pixels)
     except (DataError, pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{config.path} cannot be read: {describe(error)}") from error
+        raise DataError(f"{config.path} cannot be read: {one_line(error)}") from error
 
 
 def _source(saved: Saved, config: HuggingFaceDataset, max_pixels: int) -> Source:

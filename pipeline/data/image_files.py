@@ -21,12 +21,11 @@ from pipeline.data.source import (
     box_mask,
     check_column,
     column_labels,
-    describe,
     distinct,
     object_mask,
     printable,
 )
-from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.errors import ConfigError, DataError, NotFinished, one_line
 from pipeline.storage import files, paths
 from pipeline.storage.files import StoreError
 from pipeline.storage.paths import to_path
@@ -218,7 +217,7 @@ def _manifest_table(config: Manifest) -> pa.Table:
                 else _read_csv(copy, [column for column in text if column])
             )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"dataset.path: {path} cannot be read: {describe(error)}") from error
+        raise ConfigError(f"dataset.path: {path} cannot be read: {one_line(error)}") from error
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
         raise ConfigError(f"dataset.path: {path} has columns of the same name: {', '.join(twice)}")
@@ -256,5 +255,5 @@ def _boxes(table: pa.Table, columns: list[str]) -> list[tuple[float | None, ...]
     try:
         sides = [table[name].cast(pa.float64()).to_pylist() for name in columns]
     except pa.ArrowException as error:
-        raise ConfigError(f"dataset.box_columns: not all are numbers: {describe(error)}") from error
+        raise ConfigError(f"dataset.box_columns: not all are numbers: {one_line(error)}") from error
     return list(zip(*sides, strict=True))

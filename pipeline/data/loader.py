@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.decode import DecodeError
 from pipeline.data.source import Picture
-from pipeline.data.source import describe as describe  # noqa: PLC0414 - the report's too
+from pipeline.errors import one_line
 from pipeline.storage.run_setup import Setup
 
 Fit = Callable[[NDArray[np.uint8]], Tensor]
@@ -77,7 +77,7 @@ class Fitted(Dataset[Any]):
                 marked = self.fit(picture.object[..., None])[0].float() / 255
             return LoadedImage(index, self.fit(picture.pixels), (width, height), marked)
         except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises is its row
-            return LoadedImage(index, error=describe(error))
+            return LoadedImage(index, error=one_line(error))
 
 
 @contextmanager

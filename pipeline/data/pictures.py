@@ -1,10 +1,12 @@
-"""Heatmaps in colour, on their pictures: what a person looks at. Pictures are (H, W, 3) RGB."""
+"""Images prepared for display: the region a model sees, display size, brightness, WebP encoding.
+
+An image is an array (H, W, 3) uint8 in RGB order.
+"""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,41 +14,33 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Rgb = NDArray[np.uint8]
-
-
+"""Pixels (H, W, 3) in RGB order."""
 Rgba = NDArray[np.uint8]
-
-
+"""Pixels (H, W, 4); the fourth channel is the opacity."""
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 as fractions of a picture; a model that pads sees beyond its edges."""
-
-
+"""x0, y0, x1, y1 as fractions of an image; below 0 or above 1 where a model pads the image."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 _QUALITY = 82
-"""Of WebP, 1 to 100: no difference is seen."""
-
-
+"""WebP quality, 1 to 100; at 82 the loss is not visible."""
 _DARK = 64
-"""Level, of 255, that the brightest pixels of a picture must reach to be seen."""
-
-
+"""An image whose 99th percentile lies below this level (of 255) is brightened."""
 _SMALL = 128
-"""Longer side up to which pictures are kept without loss: every pixel of them will be seen."""
+"""Longer side up to which encoding is lossless, because the page enlarges small images."""
 
 
-def seen_box(resize: Any, crop: Any, shape: tuple[int, ...]) -> Box:
-    """What a model sees of a picture that is resized and then cropped around its centre.
+def seen_box(resize: int | Sequence[int], crop: Sequence[int], shape: tuple[int, ...]) -> Box:
+    """Compute the region of an image that a model sees after resizing and centre cropping.
 
     Args:
         resize: the shorter side in pixels, or (height, width).
-        crop: (height, width).
-        shape: of the picture, height and width first.
+        crop: (height, width) in pixels.
+        shape: the shape of the image, height and width first.
 
     Returns:
-        As fractions of the picture; beyond 0 and 1 where the crop is larger than what it is taken
-        from and black is added around it.
+        The region as fractions of the image. Values lie outside [0, 1] where the crop is larger
+        than the resized image, which is then padded with black.
     """
     height, width = shape[:2]
     if isinstance(resize, int):  # the shorter side; the longer is rounded down, as torchvision does
@@ -57,16 +51,17 @@ def seen_box(resize: Any, crop: Any, shape: tuple[int, ...]) -> Box:
 
 
 def _extent(side: int, crop: int) -> tuple[float, float]:
-    """Where a centre crop begins and ends, as fractions of the side.
+    """Return the start and the end of a centre crop as fractions of the side.
 
-    torchvision adds the smaller half of what is lacking before, and rounds half a pixel to even.
+    The rounding is that of torchvision: padding puts the smaller half first, and cropping rounds
+    half a pixel to even.
     """
     first = -((crop - side) // 2) if crop > side else round((side - crop) / 2)
     return first / side, (first + crop) / side
 
 
-def for_display(image: Rgb, side: int) -> Rgb:
-    """A picture whose longer side is at most `side` pixels; a smaller one stays as it is."""
+def shrink(image: Rgb, side: int) -> Rgb:
+    """Scale an image down to a longer side of at most `side` pixels; never scale it up."""
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer <= side:
@@ -75,8 +70,12 @@ def for_display(image: Rgb, side: int) -> Rgb:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def visible(image: Rgb) -> tuple[Rgb, float]:
-    """A picture too dark to be seen, brightened, and by which factor; 1 for any other."""
+def brighten(image: Rgb) -> tuple[Rgb, float]:
+    """Brighten an image that is too dark to see.
+
+    Returns:
+        The image and the factor; the same array and 1 where the image is bright enough.
+    """
     brightest = float(np.percentile(image, 99))
     if brightest >= _DARK:
         return image, 1.0
@@ -84,21 +83,12 @@ def visible(image: Rgb) -> tuple[Rgb, float]:
     return np.clip(image * factor, 0, 255).astype(np.uint8), factor
 
 
-def webp(image: Rgb | Rgba) -> bytes:
-    """A picture (H, W, 3 or 4) as WebP; a small one without loss.
+def encode_webp(image: Rgb | Rgba) -> bytes:
+    """Encode an image (H, W, 3 or 4) as WebP; small RGB images are encoded without loss.
 
-    By Pillow, which lets go of the interpreter's lock while it packs, and takes the fast way.
+    Pillow releases the interpreter's lock while it encodes; method 1 is its second fastest.
     """
-    packed = io.BytesIO()
+    buffer = io.BytesIO()
     small = max(image.shape[:2]) <= _SMALL and image.shape[2] == 3
-    Image.fromarray(image).save(packed, "WEBP", quality=_QUALITY, method=1, lossless=small)
-    return packed.getvalue()
-
-
-def save(path: Path, image: Rgb | Rgba) -> None:
-    """Write a picture as WebP.
-
-    Raises:
-        OSError: disk full, folder gone.
-    """
-    path.write_bytes(webp(image))
+    Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=1, lossless=small)
+    return buffer.getvalue()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.data.decode import DecodeError
-from pipeline.errors import AuditError, ConfigError, DataError
+from pipeline.errors import ConfigError, DataError
 
 HIDDEN = -1
 """The class index of an image without a label, in Hugging Face's ClassLabel and in torchvision."""
@@ -55,7 +55,7 @@ def distinct(labels: Iterable[str | None]) -> list[str] | None:
     return sorted(names, key=lambda n: (not n.isdecimal(), n.isdecimal() and int(n), n)) or None
 
 
-def class_labels(values: Iterable[Any], names: list[str] | None = None) -> list[str | None]:
+def class_labels(values: Iterable[object], names: list[str] | None = None) -> list[str | None]:
     """Labels as a dataset holds them, as class names; with `names`, numbers are positions there.
 
     None, NaN and empty text are no label, and with `names`, HIDDEN is none either; 3.0 is "3".
@@ -142,7 +142,7 @@ def object_mask(shape: tuple[int, ...], marked: ArrayLike) -> NDArray[np.uint8]:
     Raises:
         DecodeError: for a mask of another size.
     """
-    mask: NDArray[Any] = np.asarray(marked)
+    mask = np.asarray(marked)
     if mask.ndim == 3:  # channels, at either end
         mask = np.any(mask, axis=0 if mask.shape[1:] == shape[:2] else 2)
     if mask.shape != shape[:2]:
@@ -157,14 +157,6 @@ def printable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
     return text  # itself, as there may be millions
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line, with its type unless it is one of ours, which speak in words."""
-    text, name = printable(" ".join(str(error).split())), type(error).__name__
-    if isinstance(error, DecodeError | AuditError) and text:
-        return text
-    return f"{name}: {text}" if text else name
 
 
 def _label(value: Any, names: list[str] | None) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.config import CustomDataset, TorchvisionDataset, factory
 from pipeline.data.decode import to_rgb
@@ -16,15 +16,26 @@ from pipeline.data.source import (
     Source,
     box_mask,
     class_labels,
-    describe,
     distinct,
     numbered,
     object_mask,
     printable,
 )
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, one_line
+
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
 
 log = logging.getLogger(__name__)
+
+
+class MapDataset(Protocol):
+    """A map-style dataset: a length and items by position, whatever an item is."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
+
 
 # Flowers102, Food101 and others of torchvision keep their labels under the last name.
 TARGETS = ("targets", "labels", "_labels")
@@ -39,7 +50,7 @@ def torchvision_dataset(config: TorchvisionDataset, _max_pixels: int) -> Source:
     """
     kind = _torchvision_class(config.name)
     accepted = inspect.signature(kind).parameters
-    arguments: dict[str, Any] = {"root": config.root}
+    arguments: dict[str, object] = {"root": config.root}
     if "split" in accepted:
         arguments["split"] = config.split
     elif "train" in accepted:
@@ -61,7 +72,7 @@ def torchvision_dataset(config: TorchvisionDataset, _max_pixels: int) -> Source:
     try:
         dataset = kind(**arguments)
     except Exception as error:
-        told = describe(error).replace("download=True", "dataset.download=true")
+        told = one_line(error).replace("download=True", "dataset.download=true")
         if isinstance(error, ValueError) and "split" in told:
             raise ConfigError(f"dataset.split: {place}: {told}") from error
         raise DataError(f"dataset.root: {place}: {told}") from error
@@ -89,7 +100,7 @@ def custom_dataset(config: CustomDataset, _max_pixels: int) -> Source:
             f"dataset.factory: {config.factory} returned a {kind.__name__}, "
             "not a dataset with __len__ and __getitem__"
         )
-    return _map_style(dataset, config.factory)
+    return _map_style(cast("MapDataset", dataset), config.factory)
 
 
 def _is_stream(kind: type) -> bool:
@@ -97,7 +108,7 @@ def _is_stream(kind: type) -> bool:
     return any(base.__name__ == "IterableDataset" for base in kind.__mro__)
 
 
-def _torchvision_class(name: str) -> Any:
+def _torchvision_class(name: str) -> type[VisionDataset]:
     from torchvision import datasets  # noqa: PLC0415 - slow, and large in memory
 
     kind = getattr(datasets, name, None)
@@ -108,7 +119,7 @@ def _torchvision_class(name: str) -> Any:
     raise ConfigError(f"dataset.name: torchvision.datasets has no {name!r}{hint}")
 
 
-def _map_style(dataset: Any, place: str, *, probe: bool = False) -> Source:
+def _map_style(dataset: MapDataset, place: str, *, probe: bool = False) -> Source:
     """List a dataset; `probe` looks at its first item too, as targets may be masks or boxes."""
     try:
         names = _class_names(dataset)
@@ -123,7 +134,7 @@ def _map_style(dataset: Any, place: str, *, probe: bool = False) -> Source:
         labels = class_labels(targets, names)
         ids = _ids(dataset)
     except Exception as error:
-        raise DataError(f"{place}: {describe(error)}") from error
+        raise DataError(f"{place}: {one_line(error)}") from error
     return Source(
         image_ids=ids,
         labels=labels,
@@ -132,7 +143,7 @@ def _map_style(dataset: Any, place: str, *, probe: bool = False) -> Source:
     )
 
 
-def _class_names(dataset: Any) -> list[str] | None:
+def _class_names(dataset: MapDataset) -> list[str] | None:
     """The attribute classes or class_to_idx: names in order, or a dict of names and indices."""
     classes = getattr(dataset, "classes", None)
     if classes is None:
@@ -147,17 +158,18 @@ def _class_names(dataset: Any) -> list[str] | None:
     return numbered(printable(str(name)).strip() for name in first) or None
 
 
-def _targets(dataset: Any) -> list[Any] | tuple[Any, ...] | None:
+def _targets(dataset: MapDataset) -> Sequence[object] | None:
     """The labels that a dataset holds beside its items, one for each, if it does."""
     for attribute in TARGETS:
-        values: Any = getattr(dataset, attribute, None)
-        values = values.tolist() if hasattr(values, "tolist") else values
+        values = getattr(dataset, attribute, None)
+        if values is not None and hasattr(values, "tolist"):
+            values = values.tolist()
         if isinstance(values, list | tuple) and len(values) == len(dataset):
             return values
     return None
 
 
-def _targets_of_items(dataset: Any, indices: Iterable[int]) -> list[Any]:
+def _targets_of_items(dataset: MapDataset, indices: Iterable[int]) -> list[object]:
     targets = []
     for index in indices:
         try:
@@ -168,7 +180,7 @@ def _targets_of_items(dataset: Any, indices: Iterable[int]) -> list[Any]:
     return targets
 
 
-def _ids(dataset: Any) -> list[str]:
+def _ids(dataset: MapDataset) -> list[str]:
     ids = getattr(dataset, "ids", None)
     if ids is None:
         return [f"{index:08d}" for index in range(len(dataset))]
@@ -178,7 +190,7 @@ def _ids(dataset: Any) -> list[str]:
     return names
 
 
-def _read(dataset: Any, index: int) -> Picture:
+def _read(dataset: MapDataset, index: int) -> Picture:
     image, _, marks = _parts(dataset[index])
     pixels = to_rgb(image)
     if marks.get("mask") is not None:
@@ -188,7 +200,7 @@ def _read(dataset: Any, index: int) -> Picture:
     return Picture(pixels)
 
 
-def _parts(item: Any) -> tuple[Any, Any, dict[str, Any]]:
+def _parts(item: object) -> tuple[object, object, Mapping[str, Any]]:
     """Image, label and marks of an item in any of the usual shapes."""
     if isinstance(item, dict):
         return item["image"], item.get("label"), item

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, some
+from pipeline.errors import ConfigError, one_line, shorten_list
 
 Weights = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ def read(path: str, *, trust: bool) -> Weights:
     except Exception as error:
         reason = None if trust else _untrusted(error)
         if reason is None:
-            reason = f"cannot be read as a checkpoint: {type(error).__name__}: {_first_line(error)}"
+            reason = f"cannot be read as a checkpoint: {one_line(error, first_line_only=True)}"
         raise ConfigError(f"model.checkpoint: {path} {reason}") from error
     return _state_dict(loaded, path)
 
@@ -64,7 +64,7 @@ def fill(module: nn.Module, weights: Weights, path: str) -> None:
     unexpected = [key for key in weights if key not in shared]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(problems.values()):
-        told = [f"{len(k)} keys {what}: {some(k)}" for what, k in problems.items() if k]
+        told = [f"{len(k)} keys {what}: {shorten_list(k)}" for what, k in problems.items() if k]
         raise ConfigError(
             f"model.checkpoint: {path} does not fit the model\n  " + "\n  ".join(told)
         )
@@ -107,7 +107,9 @@ def _state_dict(loaded: Any, path: str) -> Weights:
         )
     others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        raise ConfigError(f"model.checkpoint: {path} is no state_dict; not tensors: {some(others)}")
+        raise ConfigError(
+            f"model.checkpoint: {path} is no state_dict; not tensors: {shorten_list(others)}"
+        )
     return {str(key): value for key, value in loaded.items()}
 
 
@@ -136,7 +138,3 @@ def _untrusted(error: Exception) -> str | None:
         f"is refused: {reason}\n  save model.state_dict() or safetensors; if you trust where the "
         "file comes from, set model.trust_checkpoint=true"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import os
 import torch
 
 from pipeline.config import AUTO
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -27,7 +27,7 @@ def pick_device(wanted: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device: {wanted!r} cannot be used: {str(error).splitlines()[0]}"
+            f"device: {wanted!r} cannot be used: {one_line(error, with_type=False)}"
         ) from error
     return device
 

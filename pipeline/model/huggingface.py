@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from pipeline.config import ZooModel
-from pipeline.errors import ConfigError, some, told
+from pipeline.errors import ConfigError, as_config_error, shorten_list
 from pipeline.model import checkpoint, image_processor
 from pipeline.model.checkpoint import Weights
 from pipeline.model.loaded import LoadedModel, random_weights
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+LoadingInfo = dict[str, Any]
+"""Names of weights that are missing, unexpected or of another shape, as transformers lists them."""
 
 
 def build(config: ZooModel, weights: Weights | None) -> LoadedModel:
@@ -48,7 +55,7 @@ def build(config: ZooModel, weights: Weights | None) -> LoadedModel:
     return LoadedModel(module.float(), says, _class_names(settings), doubts + note)
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import transformers  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -57,13 +64,14 @@ def _library() -> Any:
         ) from error
     # Where the Hub has a .bin only, it would ask a bot for a pull request to that repository.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    return transformers
+    library: ModuleType = transformers
+    return library
 
 
-def _settings(library: Any, name: str) -> Any:
+def _settings(library: ModuleType, name: str) -> PretrainedConfig:
     """The model's config, for a model in float32."""
     where = "" if Path(name).is_dir() else "is no folder, and as an id on the Hub "
-    with told(f"model.name: {name} {where}cannot be loaded"):
+    with as_config_error(f"model.name: {name} {where}cannot be loaded"):
         settings = library.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if type(settings) not in library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise ConfigError(
@@ -74,8 +82,8 @@ def _settings(library: Any, name: str) -> Any:
     return settings
 
 
-def _random(library: Any, name: str, settings: Any) -> nn.Module:
-    with told(f"model.name: {name} cannot be built"):
+def _random(library: ModuleType, name: str, settings: PretrainedConfig) -> nn.Module:
+    with as_config_error(f"model.name: {name} cannot be built"):
         module = library.AutoModelForImageClassification.from_config(
             settings, trust_remote_code=False
         )
@@ -83,8 +91,8 @@ def _random(library: Any, name: str, settings: Any) -> nn.Module:
     return module
 
 
-def _pretrained(library: Any, name: str, settings: Any) -> nn.Module:
-    with told(f"model.name: {name} cannot be loaded"):
+def _pretrained(library: ModuleType, name: str, settings: PretrainedConfig) -> nn.Module:
+    with as_config_error(f"model.name: {name} cannot be loaded"):
         module, info = library.AutoModelForImageClassification.from_pretrained(
             name,
             config=settings,
@@ -102,7 +110,7 @@ def _pretrained(library: Any, name: str, settings: Any) -> nn.Module:
     return module
 
 
-def _problems(info: dict[str, Any], *, strict: bool = False) -> list[str]:
+def _problems(info: LoadingInfo, *, strict: bool = False) -> list[str]:
     """What transformers filled with random numbers and, where strict, what it did not use."""
     # Old checkpoints lack the batch counters of BatchNorm, which evaluation does not use.
     missing = [key for key in info["missing_keys"] if not key.endswith("num_batches_tracked")]
@@ -116,11 +124,15 @@ def _problems(info: dict[str, Any], *, strict: bool = False) -> list[str]:
     unused = info["unexpected_keys"] if strict else []
     problems = {"missing": missing, "unexpected": unused, "of another shape": shapes}
     return [
-        f"{len(keys)} keys {what}: {some(sorted(keys))}" for what, keys in problems.items() if keys
+        f"{len(keys)} keys {what}: {shorten_list(sorted(keys))}"
+        for what, keys in problems.items()
+        if keys
     ]
 
 
-def _for_checkpoint(library: Any, config: ZooModel, settings: Any, weights: Weights) -> nn.Module:
+def _for_checkpoint(
+    library: ModuleType, config: ZooModel, settings: PretrainedConfig, weights: Weights
+) -> nn.Module:
     """The model with as many classes as the checkpoint; its weights are not yet filled in."""
     module = _random(library, config.name, settings)
     n_outputs = checkpoint.n_outputs(weights, module, settings.num_labels)
@@ -131,12 +143,14 @@ def _for_checkpoint(library: Any, config: ZooModel, settings: Any, weights: Weig
     return module
 
 
-def _rename(weights: Weights, module: Any, settings: Any, path: str) -> None:
+def _rename(
+    weights: Weights, module: PreTrainedModel, settings: PretrainedConfig, path: str
+) -> None:
     """Give weights the module's own names, where transformers stores them under others."""
     own = module.state_dict().keys()
     if not weights.keys() - own:
         return
-    with told(f"model.checkpoint: {path} cannot be loaded"):
+    with as_config_error(f"model.checkpoint: {path} cannot be loaded"):
         loaded, info = type(module).from_pretrained(
             None,
             config=settings,
@@ -155,7 +169,7 @@ def _rename(weights: Weights, module: Any, settings: Any, path: str) -> None:
     weights.update(loaded.state_dict())
 
 
-def _output_doubts(config: ZooModel, settings: Any) -> list[str]:
+def _output_doubts(config: ZooModel, settings: PretrainedConfig) -> list[str]:
     if settings.problem_type != "multi_label_classification" or config.output == "multilabel":
         return []
     return [
@@ -164,7 +178,7 @@ def _output_doubts(config: ZooModel, settings: Any) -> list[str]:
     ]
 
 
-def _class_names(settings: Any) -> list[str] | None:
+def _class_names(settings: PretrainedConfig) -> list[str] | None:
     """The labels in the order of the outputs, unless they are transformers' placeholders.
 
     The label of a single logit is none of both classes' names.

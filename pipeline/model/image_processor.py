@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,16 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import PreprocessConfig, ZooModel
-from pipeline.errors import ConfigError, told
+from pipeline.errors import ConfigError, as_config_error
 from pipeline.model.loaded import timm_preprocess
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PretrainedConfig
+
+Entries = dict[str, Any]
+"""The entries of an image processor's JSON file."""
+Size = int | list[int] | tuple[int, int]
+"""The shorter side in pixels, or height and width."""
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a filter, as an image processor stores it, and torchvision's name."""
 
 
-def preprocess(library: Any, config: ZooModel, settings: Any) -> tuple[PreprocessConfig, list[str]]:
+def preprocess(
+    library: ModuleType, config: ZooModel, settings: PretrainedConfig
+) -> tuple[PreprocessConfig, list[str]]:
     """What the image processor says of everything that the user left open, and what was assumed.
 
     Args:
@@ -35,7 +46,7 @@ def preprocess(library: Any, config: ZooModel, settings: Any) -> tuple[Preproces
         return wanted, []
     if settings.model_type != "timm_wrapper" and not _has_processor(config.name):
         return _assumed(config, settings)
-    with told(
+    with as_config_error(
         f"model.name: the image processor of {config.name} cannot be loaded, and not all of "
         "model.preprocess is given"
     ):
@@ -50,7 +61,7 @@ def _sized(wanted: PreprocessConfig) -> bool:
     return wanted.resize is not None or wanted.crop is not None
 
 
-def _channels(settings: Any) -> int:
+def _channels(settings: PretrainedConfig) -> int:
     return int(getattr(settings, "num_channels", 3))
 
 
@@ -67,7 +78,7 @@ def _has_processor(name: str) -> bool:
     return False
 
 
-def _assumed(config: ZooModel, settings: Any) -> tuple[PreprocessConfig, list[str]]:
+def _assumed(config: ZooModel, settings: PretrainedConfig) -> tuple[PreprocessConfig, list[str]]:
     """Without an image processor: the config's size and ImageNet's colours, said aloud."""
     says = PreprocessConfig(256, 224, list(IMAGENET_MEAN), list(IMAGENET_STD))
     if _channels(settings) == 1:
@@ -88,7 +99,7 @@ def _assumed(config: ZooModel, settings: Any) -> tuple[PreprocessConfig, list[st
     return says, [note]
 
 
-def _said(entries: dict[str, Any], wanted: PreprocessConfig, channels: int) -> PreprocessConfig:
+def _said(entries: Entries, wanted: PreprocessConfig, channels: int) -> PreprocessConfig:
     """The entries of an image processor as far as they are needed, or why they cannot be."""
     if "data_config" in entries:  # a model of timm, in transformers' wrapper
         return timm_preprocess(entries["data_config"])
@@ -112,7 +123,7 @@ def _unfollowed(keys: str, entry: str) -> ConfigError:
     )
 
 
-def _sizes(entries: dict[str, Any]) -> tuple[Any, Any]:
+def _sizes(entries: Entries) -> tuple[Size, Size]:
     """Resize and crop of an image processor."""
     for key, wanted in (("do_resize", True), ("do_pad", False)):
         if bool(entries.get(key)) is not wanted:
@@ -128,7 +139,7 @@ def _sizes(entries: dict[str, Any]) -> tuple[Any, Any]:
     return resize, resize if crop is None else crop
 
 
-def _resize(entries: dict[str, Any]) -> tuple[Any, Any]:
+def _resize(entries: Entries) -> tuple[Size, Size | None]:
     """Resize, and crop where that is part of it: some image processors have rules of their own."""
     size, kind = dict(entries.get("size") or {}), entries["image_processor_type"]
     if size.keys() == {"height", "width"}:
@@ -146,7 +157,7 @@ def _resize(entries: dict[str, Any]) -> tuple[Any, Any]:
     return side, None
 
 
-def _colours(entries: dict[str, Any], channels: int) -> tuple[list[float], list[float]]:
+def _colours(entries: Entries, channels: int) -> tuple[list[float], list[float]]:
     """Mean and std for which (x / 255 - mean) / std is the image processor's value of a level x."""
     if entries.get("do_flip_channel_order"):
         raise _unfollowed("{mean,std}", "do_flip_channel_order=True")
@@ -164,14 +175,14 @@ def _colours(entries: dict[str, Any], channels: int) -> tuple[list[float], list[
     return ((mean + offset) / unit).round(9).tolist(), (std / unit).round(9).tolist()
 
 
-def _channel(entries: dict[str, Any], key: str, channels: int) -> NDArray[np.float64]:
+def _channel(entries: Entries, key: str, channels: int) -> NDArray[np.float64]:
     values = np.array(entries[key], dtype=np.float64)
     if values.size not in (1, channels):
         raise _unfollowed("{mean,std}", f"{key}={entries[key]} for {channels} channels")
     return np.broadcast_to(values, (channels,))
 
 
-def _check(processor: Any, says: PreprocessConfig, *, sized: bool) -> None:
+def _check(processor: BaseImageProcessor, says: PreprocessConfig, *, sized: bool) -> None:
     """Compare with what the image processor makes of a picture: its class may have rules too.
 
     Where the user gave the size, a picture of one colour is compared, which no geometry changes.
@@ -180,7 +191,9 @@ def _check(processor: Any, says: PreprocessConfig, *, sized: bool) -> None:
     keys = "{mean,std}" if sized else "{resize,mean,std}"
     picture = _picture(plain=sized, channels=len(says.mean or ()))
     ours = _ours(says, picture)
-    with told(f"model.preprocess.{keys} is not given, and the model's {kind} does not work"):
+    with as_config_error(
+        f"model.preprocess.{keys} is not given, and the model's {kind} does not work"
+    ):
         theirs = processor(images=picture, return_tensors="pt").get("pixel_values")
     if not isinstance(theirs, Tensor) or theirs.ndim != 4:
         raise _unfollowed(keys, f"{kind} as its class")
@@ -221,6 +234,6 @@ def _centre(images: Tensor) -> Tensor:
     return images[:, :, height // 2, width // 2][:, :, None, None]
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _pair(size: Size) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,8 +12,7 @@ import pyarrow.compute as pc
 from pipeline.report import charts
 from pipeline.report.images import PictureFile
 from pipeline.report.words import percent, plural
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 MOST = 100
 """Changes of one sort that are listed."""

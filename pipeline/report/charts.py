@@ -17,6 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.report.images import PictureFile
+from pipeline.storage.schema import Row
 
 INK, QUIET, LINE, ACCENT, BAD, SOFT = (
     "#22252b", "#5c626d", "#d6d2ca", "#2f5d8c", "#a8323a", "#8fa9c4",
@@ -54,7 +55,7 @@ FEW = 15
 Counts = NDArray[np.int64]
 
 
-def effect(folder: Path, name: str, finding: dict[str, Any]) -> PictureFile:
+def effect(folder: Path, name: str, finding: Row) -> PictureFile:
     """What adding the cue of a finding does beside its control, and the interval of the difference.
 
     finding is a row of FINDINGS with an effect and a control.
@@ -130,7 +131,7 @@ def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> 
         return _save(folder, name, figure)
 
 
-def accuracies(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> PictureFile:
+def accuracies(folder: Path, name: str, rows: Sequence[Row]) -> PictureFile:
     """Accuracy of classes before and now, as arrows; rows of CHANGES about classes."""
     with _chart(6, 0.9 + 0.28 * len(rows)) as (figure, axis):
         for place, row in enumerate(rows):

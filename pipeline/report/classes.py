@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.report import charts
 from pipeline.report.aggregates import STATISTICS, Aggregates, Counts, FocusSample
 from pipeline.report.images import PictureFile, ReportImages
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 PARTNERS = 10
 """Classes that a class is confused with, on its page."""
@@ -134,7 +133,7 @@ def _accuracy(row: Row) -> float:
     return 2.0 if row["accuracy"] is None else float(row["accuracy"])
 
 
-def _profile(own: np.ndarray[Any, Any], everyone: np.ndarray[Any, Any]) -> list[Profile]:
+def _profile(own: NDArray[np.float64], everyone: NDArray[np.float64]) -> list[Profile]:
     return [
         Profile(name, known(mine), known(theirs))
         for name, mine, theirs in zip(STATISTICS, own, everyone, strict=True)
@@ -142,6 +141,6 @@ def _profile(own: np.ndarray[Any, Any], everyone: np.ndarray[Any, Any]) -> list[
     ]
 
 
-def known(quantiles: np.ndarray[Any, Any]) -> list[float] | None:
+def known(quantiles: NDArray[np.float64]) -> list[float] | None:
     """Quantiles as a list, None where nothing is known."""
     return None if np.isnan(quantiles).any() else [float(value) for value in quantiles]

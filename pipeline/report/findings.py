@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -13,8 +12,7 @@ from pipeline.report import charts
 from pipeline.report.aggregates import FocusSample
 from pipeline.report.images import ImageView, PictureFile, ReportImages
 from pipeline.report.words import percent
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 CARDS = 20
 """Findings that are shown on the first page; the others have pages of their own only."""

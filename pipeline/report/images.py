@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,12 +14,12 @@ import numpy as np
 from pipeline.config import ReportConfig
 from pipeline.data import pictures
 from pipeline.data.pictures import WHOLE, Box, Rgb, Rgba
-from pipeline.data.source import describe
+from pipeline.errors import one_line
 from pipeline.report import overlay
 from pipeline.report.overlay import Heatmap
 from pipeline.storage.run_setup import Setup
+from pipeline.storage.schema import Row
 
-Row = dict[str, Any]
 Read = Callable[[int, str], Rgb]
 """From plan position and image id to the whole picture; raises whatever the dataset raises."""
 
@@ -100,11 +99,11 @@ class ReportImages:
         try:
             return pool.submit(self._view, row, self.read(row["index"], row["image_id"]))
         except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises is shown
-            return pool.submit(ImageView, row["image_id"], describe(error))
+            return pool.submit(ImageView, row["image_id"], one_line(error))
 
     def _view(self, row: Row, pixels: Rgb) -> ImageView:
         box = self._seen(pixels)
-        shown, factor = pictures.visible(pictures.for_display(pixels, self.look.thumbnail))
+        shown, factor = pictures.brighten(pictures.shrink(pixels, self.look.thumbnail))
         name = f"pictures/{row['index']}"
         maps = {
             key: self._map(f"{name}-{key}", self._heatmap(row[column]), pixels.shape, box)
@@ -123,9 +122,9 @@ class ReportImages:
     def _map(self, name: str, heatmap: Heatmap, shape: tuple[int, ...], box: Box) -> HeatmapFiles:
         colormap = self.look.colormap
         return HeatmapFiles(
-            layer=self._save(name, overlay.layer_picture(heatmap, shape, box, colormap)),
+            layer=self._save(name, overlay.draw_small_layer(heatmap, shape, box, colormap)),
             alone=self._save(f"{name}-alone", self._alone(heatmap, HEAT_SIDE)),
-            place=overlay.place(heatmap),
+            place=overlay.hottest_place(heatmap),
         )
 
     def class_map(self, class_index: int, cells: list[float] | None) -> PictureFile | None:
@@ -167,7 +166,7 @@ class ReportImages:
 
     def legend(self) -> PictureFile:
         """Draw the colour bar."""
-        bar = overlay.colour_bar(240, 12, self.look.alpha, self.look.colormap)
+        bar = overlay.draw_colour_bar(240, 12, self.look.alpha, self.look.colormap)
         return self._save("pictures/legend", bar)
 
     def _readable(self, rows: Iterable[Row]) -> Iterator[Rgb]:
@@ -195,10 +194,10 @@ class ReportImages:
         return np.asarray(cells, np.float32).reshape(self.setup.grid)
 
     def _alone(self, heatmap: Heatmap, side: int) -> Rgb:
-        return overlay.map_picture(heatmap, side, self.look.colormap)
+        return overlay.draw_heatmap(heatmap, side, self.look.colormap)
 
     def _save(self, name: str, picture: Rgb | Rgba) -> PictureFile:
-        self._write(name, pictures.webp(picture))
+        self._write(name, pictures.encode_webp(picture))
         return PictureFile(f"{name}.webp", picture.shape[1], picture.shape[0])
 
     def _keep(self, name: str, encoded: bytes) -> PictureFile:

@@ -1,4 +1,7 @@
-"""Heatmaps in colour, on their pictures: what a person looks at. Pictures are (H, W, 3) RGB."""
+"""Colour maps, and drawing heatmaps: over an image, as a transparent layer, or alone.
+
+Images are arrays (H, W, 3) uint8 in RGB order.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,21 @@ from pipeline.data.pictures import WHOLE, Box, Rgb, Rgba
 from pipeline.errors import ConfigError
 
 Heatmap = NDArray[np.floating[Any]]
-
+"""Heat (h, w) in [0, 1], where 1 is the maximum of the heatmap."""
 
 COLORMAP, ALPHA = "viridis", 0.5
-
-
+"""The default colour map and the default opacity of heat."""
 _PREFIX = "COLORMAP_"
-
-
-_LAYER, _PER_CELL = 112, 8
-"""Longer side of a layer in pixels, at least, and at least so many for each cell of the heatmap."""
+_LAYER_SIDE, _CELL_SIDE = 112, 8
+"""Minimum sizes of a layer in pixels: its longer side, and the side of one heatmap cell."""
 
 
 @cache
 def colormap_code(name: str) -> int:
-    """OpenCV's number of a colour map, by its name in any case.
+    """Return the OpenCV number of a colour map; upper and lower case are the same.
 
     Raises:
-        ConfigError: listing the names there are.
+        ConfigError: the name is unknown; the message lists the known names.
     """
     known = {
         key.removeprefix(_PREFIX).lower(): int(getattr(cv2, key))
@@ -44,31 +44,33 @@ def colormap_code(name: str) -> int:
     return known[name.lower()]
 
 
-def numbers(values: ArrayLike) -> Heatmap:
-    """Numbers (float32) of an array, or of a tensor wherever it is."""
-    taken: Any = values
-    if hasattr(taken, "detach"):
-        taken = taken.detach().cpu().float().numpy()
-    return np.asarray(taken, np.float32)
+def to_numpy(values: ArrayLike) -> Heatmap:
+    """Convert an array, or a tensor on any device, to a float32 array."""
+    array: Any = values
+    if hasattr(array, "detach"):
+        array = array.detach().cpu().float().numpy()
+    return np.asarray(array, np.float32)
 
 
-def coloured(heat: Heatmap, colormap: str = COLORMAP) -> Rgb:
-    """Heat (H, W) in [0, 1] in the colours of a colour map: (H, W, 3) uint8."""
+def apply_colormap(heat: Heatmap, colormap: str = COLORMAP) -> Rgb:
+    """Map heat (H, W) in [0, 1] to the colours of a colour map: (H, W, 3) uint8 RGB."""
     levels = np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
     bgr = cv2.applyColorMap(levels, colormap_code(colormap))
     return np.asarray(bgr[..., ::-1], np.uint8)
 
 
-def spread(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box = WHOLE) -> NDArray[np.float32]:
-    """A heatmap at its picture's own size, bilinear between the centres of its cells.
+def resize_heatmap(
+    heatmap: ArrayLike, shape: tuple[int, ...], seen: Box = WHOLE
+) -> NDArray[np.float32]:
+    """Resize a heatmap to the size of its image, bilinear between the centres of its cells.
 
     Args:
-        heatmap: (h, w) in [0, 1], at the layer's own grid.
-        shape: of the picture, height and width first.
-        seen: what of the picture the model saw; there is no heat elsewhere.
+        heatmap: (h, w) in [0, 1], on the grid of the target layer.
+        shape: the shape of the image, height and width first.
+        seen: the region of the image that the model saw; the heat outside it is 0.
 
     Returns:
-        (height, width) in [0, 1].
+        Heat (height, width) in [0, 1].
     """
     height, width = shape[:2]
     cells = np.clip(np.asarray(heatmap, np.float32), 0, 1)
@@ -84,19 +86,17 @@ def spread(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box = WHOLE) -> NDA
 
 
 def opacity(heat: Heatmap) -> Heatmap:
-    """How far heat (H, W) covers its picture, before alpha: cold places stay as they are, and from
-    half heat on colour alone tells the heat.
-    """
+    """Compute the opacity min(1, 2 * heat) of heat (H, W), before it is multiplied by alpha."""
     return np.minimum(1, 2 * heat)
 
 
-def layer(heat: Heatmap, colormap: str = COLORMAP) -> Rgba:
-    """Heat (H, W) in [0, 1] as (H, W, 4) RGBA, to be laid over its picture in any strength.
+def draw_layer(heat: Heatmap, colormap: str = COLORMAP) -> Rgba:
+    """Draw heat (H, W) in [0, 1] as a transparent layer (H, W, 4) RGBA.
 
-    Laid over with an opacity of alpha, it makes what `overlay` makes.
+    The layer over an image, with an opacity of alpha, equals the result of `overlay`.
     """
     levels = np.rint(opacity(heat) * 255).astype(np.uint8)
-    return np.dstack([coloured(heat, colormap), levels])
+    return np.dstack([apply_colormap(heat, colormap), levels])
 
 
 def overlay(
@@ -107,60 +107,60 @@ def overlay(
     colormap: str = COLORMAP,
     seen: Box = WHOLE,
 ) -> Rgb:
-    """A heatmap laid over its picture, at the picture's own size.
+    """Draw a heatmap over its image, at the size of the image.
 
-    A pixel is mixed with its colour in the share alpha * min(1, 2 * heat): cold places stay as they
-    are, and from half heat on 1 - alpha of the picture remains.
+    The colour of the heat has the weight alpha * min(1, 2 * heat) in each pixel, the image has the
+    rest: pixels without heat do not change, and alpha is the largest weight of the colour.
 
     Args:
         image: as `decode.to_rgb` takes it: a PIL image, a uint8 array (H, W, 3) in RGB order, ...
-        heatmap: (h, w) in [0, 1], as `explain` gives it; a tensor will do.
-        alpha: opacity from heat 0.5 on, in [0, 1].
-        colormap: name of an OpenCV colour map: viridis, inferno, turbo, jet, ...
-        seen: what of the picture the model saw (Preprocess.seen), as fractions.
+        heatmap: (h, w) in [0, 1], an array or a tensor, such as `explain` returns.
+        alpha: opacity of heat of 0.5 and more, in [0, 1].
+        colormap: name of an OpenCV colour map, such as viridis, inferno, turbo, jet.
+        seen: the region of the image that the model saw, as fractions of the image.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ConfigError: an unknown colour map.
-        DecodeError: what is no picture.
+        ConfigError: the colour map is unknown.
+        DecodeError: `image` is no image.
     """
-    picture = to_rgb(image)
-    heat = spread(numbers(heatmap), picture.shape, seen)
+    pixels = to_rgb(image)
+    heat = resize_heatmap(to_numpy(heatmap), pixels.shape, seen)
     weight = alpha * opacity(heat)[..., None]
-    mixed = picture + weight * (coloured(heat, colormap).astype(np.float32) - picture)
+    mixed = pixels + weight * (apply_colormap(heat, colormap).astype(np.float32) - pixels)
     return np.rint(mixed).astype(np.uint8)
 
 
-def layer_picture(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box, colormap: str) -> Rgba:
-    """The layer of a heatmap (h, w) for a picture of a shape, as small as it can be kept.
+def draw_small_layer(heatmap: ArrayLike, shape: tuple[int, ...], seen: Box, colormap: str) -> Rgba:
+    """Draw the layer of a heatmap (h, w) for an image of a shape, at a reduced size.
 
-    Between the centres of its cells a heatmap is linear, and so is what a browser makes of a small
-    picture when it enlarges it.
+    The browser enlarges the layer bilinearly, which is how a heatmap is interpolated between the
+    centres of its cells.
     """
     height, width = shape[:2]
-    longer = max(_LAYER, _PER_CELL * max(numbers(heatmap).shape))
+    longer = max(_LAYER_SIDE, _CELL_SIDE * max(to_numpy(heatmap).shape))
     scale = longer / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return layer(spread(heatmap, size, seen), colormap)
+    return draw_layer(resize_heatmap(heatmap, size, seen), colormap)
 
 
-def map_picture(heatmap: Heatmap, side: int, colormap: str) -> Rgb:
-    """A heatmap (h, w) in [0, 1] without a picture, its longer side `side` pixels."""
+def draw_heatmap(heatmap: Heatmap, side: int, colormap: str) -> Rgb:
+    """Draw a heatmap (h, w) in [0, 1] without its image; its longer side has `side` pixels."""
     height, width = heatmap.shape
     scale = side / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return coloured(spread(heatmap, size), colormap)
+    return apply_colormap(resize_heatmap(heatmap, size), colormap)
 
 
-def colour_bar(width: int, height: int, alpha: float, colormap: str) -> Rgb:
-    """The legend: heat 0 to 1 from left to right, as it looks over a grey picture."""
+def draw_colour_bar(width: int, height: int, alpha: float, colormap: str) -> Rgb:
+    """Draw the legend: heat from 0 (left) to 1 (right) over a grey image."""
     grey = np.full((height, width, 3), 160, np.uint8)
     return overlay(grey, np.linspace(0, 1, width)[None], alpha, colormap=colormap)
 
 
-def place(heatmap: Heatmap) -> str:
+def hottest_place(heatmap: Heatmap) -> str:
     """Name the place of a heatmap's maximum, such as "top left"; "nowhere" for a dead heatmap."""
     if not heatmap.max() > 0:
         return "nowhere"

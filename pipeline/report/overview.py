@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.report import charts
 from pipeline.report.aggregates import Aggregates
@@ -14,8 +13,7 @@ from pipeline.report.images import PictureFile
 from pipeline.report.words import NONE, percent, plural
 from pipeline.storage.run_record import GateResult
 from pipeline.storage.run_setup import Setup
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 GOOD, LOOK, NOTE = "good", "look", "note"
 """States of a check: as it should be, to be looked at, for information."""
@@ -33,8 +31,8 @@ class RunFacts:
     warnings: Sequence[str]
     seconds: dict[str, float]
     images_per_second: float | None
-    verification: dict[str, Any]
-    engine: dict[str, Any]
+    verification: Row
+    engine: Row
     versions: dict[str, str]
     seed: int
     gate: Sequence[GateResult] = ()

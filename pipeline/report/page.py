@@ -10,7 +10,6 @@ import json
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -48,11 +47,11 @@ class Pages:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def rendered(self, template: str, **values: Any) -> str:
+    def rendered(self, template: str, **values: object) -> str:
         """A template filled in."""
         return _templates().get_template(f"{template}.html.j2").render(values)
 
-    def write(self, path: str, template: str, **values: Any) -> None:
+    def write(self, path: str, template: str, **values: object) -> None:
         """Write a page.
 
         Raises:
@@ -63,7 +62,7 @@ class Pages:
             self.rendered(template, up=up, **values), encoding="utf-8", errors="replace"
         )
 
-    def write_data(self, name: str, value: Any) -> None:
+    def write_data(self, name: str, value: object) -> None:
         """Write data/NAME.js, which hands `value` to the page; ASCII, whatever the value holds."""
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
         path = self._file(f"data/{name}.js")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.data.decode import to_rgb
 from pipeline.data.pictures import WHOLE, Box, Rgb
-from pipeline.report.overlay import ALPHA, COLORMAP, coloured, numbers, overlay, spread
+from pipeline.report.overlay import (
+    ALPHA,
+    COLORMAP,
+    apply_colormap,
+    overlay,
+    resize_heatmap,
+    to_numpy,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 3.2
@@ -53,10 +61,13 @@ def panels(
     """
     import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import, and for people alone
 
-    picture, maps = to_rgb(image), numbers(heatmaps)
+    picture, maps = to_rgb(image), to_numpy(heatmaps)
     maps = maps if maps.ndim == 3 else maps[None]
     titles = [_plain(name) for name in names] or [""] * len(maps)
-    heats = [_greyed(coloured(spread(m, picture.shape, seen), colormap), seen) for m in maps]
+    heats = [
+        _greyed(apply_colormap(resize_heatmap(m, picture.shape, seen), colormap), seen)
+        for m in maps
+    ]
     overlays = [overlay(picture, m, alpha, colormap=colormap, seen=seen) for m in maps]
     cells = _arranged(picture, list(zip(titles, heats, overlays, strict=True)))
     figure = plt.figure()
@@ -98,15 +109,15 @@ def _draw(figure: Figure, cells: list[list[Cell]], colormap: str, seen: Box) -> 
     _colour_bar(figure, axes, colormap)
 
 
-def _colour_bar(figure: Figure, axes: Any, colormap: str) -> None:
+def _colour_bar(figure: Figure, axes: NDArray[np.object_], colormap: str) -> None:
     from matplotlib import cm, colors  # noqa: PLC0415 - as in panels
 
-    table = coloured(np.linspace(0, 1, 256)[None], colormap)[0] / 255
+    table = apply_colormap(np.linspace(0, 1, 256)[None], colormap)[0] / 255
     scale = cm.ScalarMappable(colors.Normalize(0, 1), colors.ListedColormap(list(table)))
     figure.colorbar(scale, ax=axes, shrink=0.8, label="share of the strongest evidence")
 
 
-def _frame(axis: Any, height: int, width: int, seen: Box) -> None:
+def _frame(axis: Axes, height: int, width: int, seen: Box) -> None:
     """Mark what the model saw, where that is not all of the picture."""
     from matplotlib.patches import Rectangle  # noqa: PLC0415 - as in panels
 
@@ -120,7 +131,7 @@ def _frame(axis: Any, height: int, width: int, seen: Box) -> None:
 
 def _greyed(heat: Rgb, seen: Box) -> Rgb:
     """A coloured heatmap, grey where the model saw nothing."""
-    inside = spread(np.ones((1, 1)), heat.shape, seen) > 0
+    inside = resize_heatmap(np.ones((1, 1)), heat.shape, seen) > 0
     return np.where(inside[..., None], heat, UNSEEN)
 
 

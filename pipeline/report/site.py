@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +23,9 @@ from pipeline.report.page import Pages
 from pipeline.report.suspects import Suspect
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
+from pipeline.storage.schema import Row
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 PER_CLASS = 8
 """Examples on the page of a class, where report.examples suffices for so many of each."""
@@ -91,7 +89,7 @@ class Site:
             OSError: disk full, folder gone.
         """
         review, shown = self._review(), self._drawn(survey)
-        common: dict[str, Any] = {
+        common: dict[str, object] = {
             "run_id": self.config.run_id,
             "legend": self.studio.legend(),
             "cards": shown.cards,
@@ -179,7 +177,7 @@ class Site:
             found |= {row["index"]: row for row in table.to_pylist()}
         return found
 
-    def _write_suspects(self, shown: Shown, common: dict[str, Any]) -> None:
+    def _write_suspects(self, shown: Shown, common: dict[str, object]) -> None:
         """The list of all suspects, the cards and details of those drawn, earlier decisions."""
         entries = [
             suspects.entry(row, shown.details[row["index"]])
@@ -198,7 +196,7 @@ class Site:
             self.pages.write_data(f"cards-{number}", rendered)
         self.pages.write_data("decisions", self.tables.decisions)
 
-    def _write_classes(self, shown: Shown, common: dict[str, Any]) -> None:
+    def _write_classes(self, shown: Shown, common: dict[str, object]) -> None:
         of_class: dict[str, list[Suspect]] = {}
         for suspect in shown.suspects:
             for name in {suspect.row["label"], suspect.row["pred"]}:
@@ -231,7 +229,7 @@ class Site:
         survey: Aggregates,
         changed: tuple[pa.Table, str] | None,
         shown: Shown,
-        common: dict[str, Any],
+        common: dict[str, object],
     ) -> None:
         folder, tables = self.studio.folder, self.tables
         reviewed = tables.suspects["decision"].null_count

@@ -13,8 +13,7 @@ from pipeline.report.aggregates import STATISTICS, FocusSample
 from pipeline.report.classes import known
 from pipeline.report.images import ImageView
 from pipeline.storage.run_setup import Setup
-
-Row = dict[str, Any]
+from pipeline.storage.schema import Row
 
 FIRST = 24
 """Suspects that stand in the page itself."""

@@ -13,10 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem as FileSystem
+
 from pipeline.storage.paths import PUT, RULES, filesystem, is_remote, key_of, protocol_of, reason
+
+FileInfo = dict[str, Any]
+"""What fsspec knows of a file: name, size, and times and digests under names of each store."""
 
 SIDE_BY_SIDE = 32
 """Requests at a time where there are many small ones."""
@@ -84,7 +91,7 @@ def put(path: Path, content: bytes) -> None:
             raise OSError("what was written reads back as something else")
 
 
-def _renamed(store: Any, key: str, content: bytes) -> None:
+def _renamed(store: FileSystem, key: str, content: bytes) -> None:
     folder, _, name = key.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}.tmp"
     store.makedirs(folder, exist_ok=True)
@@ -100,7 +107,7 @@ def _renamed(store: Any, key: str, content: bytes) -> None:
             store.rm_file(draft)
 
 
-def _arrived(store: Any, key: str, content: bytes) -> bool:
+def _arrived(store: FileSystem, key: str, content: bytes) -> bool:
     """Whether a file has a size and digest; where the store tells no MD5, it is read back."""
     info = store.info(key)
     if info["size"] != len(content):
@@ -213,29 +220,29 @@ def local_folders(folder: Path) -> list[Path]:
     return [inner for inner in folder.iterdir() if inner.is_dir()]
 
 
-def _info(path: Path) -> dict[str, Any]:
+def _info(path: Path) -> FileInfo:
     """What the store knows of a file, empty where there is none."""
     with _reached(path):
         try:
-            return cast("dict[str, Any]", filesystem(path).info(key_of(path)))
+            return cast("FileInfo", filesystem(path).info(key_of(path)))
         except FileNotFoundError:
             return {}
 
 
-def _when(info: dict[str, Any]) -> float:
+def _when(info: FileInfo) -> float:
     when = next((info[name] for name in _TIMES if info.get(name)), 0.0)
     if isinstance(when, str):
         when = datetime.fromisoformat(when.replace("Z", "+00:00"))
     return when.timestamp() if isinstance(when, datetime) else float(when)
 
 
-def stamp(info: dict[str, Any]) -> str:
+def stamp(info: FileInfo) -> str:
     """Size, and what changes when a file is written, from a listing."""
     tag = next((str(info[name]).strip('"') for name in _SUMS if info.get(name)), None)
     return f"{info['size']} {tag or _when(info)}"
 
 
-def listed(folder: str | Path) -> dict[str, dict[str, Any]]:
+def listed(folder: str | Path) -> dict[str, FileInfo]:
     """All files below a folder in a bucket, by their path in it; empty where there are none.
 
     Raises:

@@ -20,13 +20,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, NotFinished, Superseded
 from pipeline.storage import files, paths
 from pipeline.storage.files import StoreError
 
 log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem as FileSystem
+
+Holder = dict[str, object]
+"""Host, process and token of the holder of a lease; empty where there is none."""
 
 NAME = ".lock"
 EVERY = 20.0
@@ -49,7 +55,7 @@ class Lease:
 
     def content(self) -> bytes:
         """Who holds it, as JSON."""
-        told: dict[str, Any] = {
+        told: Holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "token": self.token,
@@ -158,7 +164,7 @@ def _take(lease: Lease) -> None:
         raise _at_work(lease.run, found)
 
 
-def _at_work(run: Path, holder: dict[str, Any]) -> NotFinished:
+def _at_work(run: Path, holder: Holder) -> NotFinished:
     return NotFinished(
         f"another camaudit is at work in {run}: process {holder.get('pid')} on "
         f"{holder.get('host')}; if it was killed, its lock ends {STALE:g} s later"
@@ -186,7 +192,7 @@ def _create(lease: Lease) -> bool:
     return True
 
 
-def _create_by_rename(store: Any, key: str, lease: Lease) -> None:
+def _create_by_rename(store: FileSystem, key: str, lease: Lease) -> None:
     """As a rename on HDFS replaces nothing."""
     draft = f"{key}.{lease.token}"
     store.makedirs(key.rpartition("/")[0], exist_ok=True)
@@ -200,10 +206,10 @@ def _create_by_rename(store: Any, key: str, lease: Lease) -> None:
             store.rm_file(draft)
 
 
-def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
+def _is_stale(path: Path, holder: Holder) -> bool:
     """Whether the holder of a lease is gone."""
     if holder.get("machine") == _machine() != "":
-        return _is_gone(int(holder["pid"]), str(holder["started"]))
+        return _is_gone(int(str(holder["pid"])), str(holder["started"]))
     probe = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
     try:
         files.put(probe, b"now")
@@ -213,7 +219,7 @@ def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
     return renewed is None or (now or 0.0) - renewed > STALE
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Holder:
     """Who holds a lease; empty where nobody does."""
     content = files.get(path)
     if content is None:

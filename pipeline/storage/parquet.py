@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +53,7 @@ def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
     )
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
+def _encodings(schema: pa.Schema) -> dict[str, object]:
     """How pyarrow shall encode columns: floats byte by byte, which zstd packs better, texts and
     integers as dictionaries and with statistics. Both on floats would double the time of writing.
     """

@@ -11,11 +11,14 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 PUT, RENAME = "one PUT of the whole object", "a draft beside it, then a rename"
 RULES = {
@@ -25,7 +28,7 @@ RULES = {
 """How a file is committed, by protocol, so that it is there whole or not at all. Files of this
 machine have a rule of their own in store.write; elsewhere nothing is written. memory is for tests.
 """
-_opened: dict[tuple[str, int], Any] = {}
+_opened: dict[tuple[str, int], AbstractFileSystem] = {}
 """Filesystems by anchor and process. A child keeps its parent's without using them: were they
 collected there, they would close sockets that the parent's event loop is still watching."""
 
@@ -80,7 +83,7 @@ def check_writable(key: str, text: str) -> None:
         )
 
 
-def filesystem(where: str | Path) -> Any:
+def filesystem(where: str | Path) -> AbstractFileSystem:
     """The fsspec filesystem of a URL or of a path in a bucket, made anew in each process.
 
     Raises:

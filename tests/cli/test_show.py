@@ -121,7 +121,7 @@ def test_a_finished_run_is_told_from_top_to_bottom(
         "accuracy 57.1% of 7 labelled images",
         "model torchvision, resnet18",
         "layer layer4",
-        "ran on cpu, 12.3 images/s",
+        "ran on cpu, fp32, 12.3 images/s",
         "duration 1m 35s: explain 1m 30s, verify 4.5s",
         "Warnings ! half of the maps are empty",
         "Findings: 1",

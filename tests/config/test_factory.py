@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_a_function_of_a_file_with_arguments(tmp_path: Path) -> None:
 
 def test_a_class_is_a_factory(tmp_path: Path) -> None:
     path = write(tmp_path / "f.py", "class Thing:\n    def __init__(self, n): self.n = n")
-    assert factory.build(KEY, f"{path}:Thing", {"n": 5}).n == 5
+    thing: Any = factory.build(KEY, f"{path}:Thing", {"n": 5})
+    assert thing.n == 5
 
 
 def test_an_installed_module() -> None:
@@ -86,7 +88,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
 def test_files_of_one_name_in_two_folders(tmp_path: Path) -> None:
     text = "class Thing:\n    where = '{}'"
     paths = [write(tmp_path / name / "f.py", text.format(name)) for name in "ab"]
-    things = [factory.build(KEY, f"{path}:Thing", {}) for path in paths]
+    things: list[Any] = [factory.build(KEY, f"{path}:Thing", {}) for path in paths]
     assert [thing.where for thing in things] == ["a", "b"]
     assert [pickle.loads(pickle.dumps(thing)).where for thing in things] == ["a", "b"]
 

@@ -169,7 +169,7 @@ def test_decoding_is_quiet_and_needs_no_torch(tmp_path: Path) -> None:
         BAD_KINDS[kind](tmp_path / kind)
     program = """
 import pathlib, sys
-from pipeline.decode import DecodeError, decode, read_file
+from pipeline.data.decode import DecodeError, decode, read_file
 for path in pathlib.Path(sys.argv[1]).iterdir():
     try:
         decode(read_file(path), 10**6)

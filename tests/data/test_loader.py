@@ -38,8 +38,8 @@ from pipeline.data.loader import (
     n_loader_processes,
     plan_batches,
 )
-from pipeline.data.source import Picture, Source, describe
-from pipeline.errors import ConfigError
+from pipeline.data.source import Picture, Source
+from pipeline.errors import ConfigError, one_line
 from pipeline.model.preprocess import Preprocess
 from pipeline.run.plan_table import make_plan
 from pipeline.storage.run_setup import Setup
@@ -440,5 +440,5 @@ class TestSmallThings:
         ],
     )
     def test_describe(self, error: Exception, text: str) -> None:
-        assert describe(error) == text
-        pa.array([describe(error)])
+        assert one_line(error) == text
+        pa.array([one_line(error)])

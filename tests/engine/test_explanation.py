@@ -19,7 +19,7 @@ from pipeline.config import ZooModel
 from pipeline.errors import ConfigError
 from pipeline.model.classifier import load_classifier
 from pipeline.model.preprocess import Preprocess
-from pipeline.report.overlay import coloured, layer, spread
+from pipeline.report.overlay import apply_colormap, draw_layer, resize_heatmap
 
 mpl.use("agg")
 
@@ -177,7 +177,7 @@ def test_the_layer_laid_over_the_picture_is_the_overlay() -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (50, 70, 3), np.uint8)
     heatmap = rng.random((5, 7)) ** 2
-    rgba = layer(spread(heatmap, picture.shape), "inferno").astype(float)
+    rgba = draw_layer(resize_heatmap(heatmap, picture.shape), "inferno").astype(float)
     weight = 0.7 * rgba[..., 3:] / 255
     mixed = picture * (1 - weight) + rgba[..., :3] * weight
     drawn = overlay(picture, heatmap, 0.7, colormap="inferno")
@@ -185,7 +185,7 @@ def test_the_layer_laid_over_the_picture_is_the_overlay() -> None:
 
 
 def test_heat_is_spread_over_what_the_model_saw_and_bilinear_between_cells() -> None:
-    heat = spread(np.array([[0.0, 1.0]]), (10, 40), (0.25, 0.2, 0.75, 0.8))
+    heat = resize_heatmap(np.array([[0.0, 1.0]]), (10, 40), (0.25, 0.2, 0.75, 0.8))
     inside = np.zeros((10, 40), bool)
     inside[2:8, 10:30] = True
     assert (heat[~inside] == 0).all()
@@ -240,7 +240,7 @@ def test_panels_show_original_heatmap_and_overlay_with_a_colour_bar() -> None:
     assert second.get_title() == "heatmap: cat 9%"
     np.testing.assert_array_equal(first.images[0].get_array(), picture)
     np.testing.assert_array_equal(
-        second.images[0].get_array(), coloured(spread(heatmap, picture.shape), "jet")
+        second.images[0].get_array(), apply_colormap(resize_heatmap(heatmap, picture.shape), "jet")
     )
     np.testing.assert_array_equal(
         third.images[0].get_array(), overlay(picture, heatmap, 0.3, colormap="jet")

@@ -157,7 +157,7 @@ def _write_analysis(
         | {"finding_id": "f<1>" if rank == 1 else None, "reasons": [f"because of {row['pred']}"]}
         for rank, row in enumerate(good, start=1)
     ]
-    packed = [pictures.webp(flat(colour, 20, 20)) for colour in ((200, 0, 0), (0, 0, 200))]
+    packed = [pictures.encode_webp(flat(colour, 20, 20)) for colour in ((200, 0, 0), (0, 0, 200))]
     interventions = [
         {"finding_id": "f<1>", "index": row["index"], "image_id": row["image_id"]}
         | {"source_id": row["image_id"], "change": change, "class_name": row["pred"]}

@@ -221,8 +221,8 @@ def test_an_export_that_fails_leaves_the_earlier_one(review: Review, tmp_path: P
 
 
 def test_exports_need_no_torch_and_no_hydra() -> None:
-    heavy = "('torch', 'hydra', 'omegaconf', 'fiftyone', 'pipeline.ops', 'pipeline.config')"
-    code = f"import sys, pipeline.exports; print([n for n in {heavy} if n in sys.modules])"
+    heavy = "('torch', 'hydra', 'omegaconf', 'fiftyone', 'pipeline.run', 'pipeline.config')"
+    code = f"import sys, pipeline.report.exports; print([n for n in {heavy} if n in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert told.stdout.decode().strip() == "[]"
 
@@ -367,7 +367,7 @@ def test_files_in_many_places_are_served_from_what_holds_them(review: Review) ->
 
 
 def test_a_picture_that_is_no_file_is_in_its_task(review: Review, tmp_path: Path) -> None:
-    picture = pictures.webp(RED)
+    picture = pictures.encode_webp(RED)
     some = replace(without_files(review), picture=lambda index, _id: picture if index else None)
     first, second = json.loads(written("label-studio", some, tmp_path).read_text())[:2]
     assert first["data"]["image"] == first["data"]["image_id"]
@@ -431,7 +431,7 @@ def test_spotlight_draws_heat_in_the_frame_of_the_file(review: Review, tmp_path:
     cropped = replace(review, setup=replace(review.setup, preprocess=preprocess))
     rows = pq.read_table(written("spotlight", cropped, tmp_path)).to_pylist()
     assert rows[0]["heatmap"] is None
-    cold, hot = overlay.coloured(np.array([[0.0, 1.0]]), "viridis")[0].astype(int)
+    cold, hot = overlay.apply_colormap(np.array([[0.0, 1.0]]), "viridis")[0].astype(int)
     for row in rows[1:]:
         picture = decoded(row["heatmap"])
         height, width = picture.shape[:2]
@@ -444,7 +444,7 @@ def test_spotlight_draws_heat_in_the_frame_of_the_file(review: Review, tmp_path:
 
 
 def test_spotlight_lays_heat_over_what_the_model_saw(review: Review, tmp_path: Path) -> None:
-    seen = replace(without_files(review), picture=lambda index, _id: pictures.webp(RED))
+    seen = replace(without_files(review), picture=lambda index, _id: pictures.encode_webp(RED))
     rows = pq.read_table(written("spotlight", seen, tmp_path, alpha=1.0)).to_pylist()
     assert rows[0]["heatmap"] is None
     for row in rows:
@@ -468,7 +468,7 @@ def test_spotlight_shows_images_categories_and_the_similarity_map(
     review: Review, tmp_path: Path, reader: Reader
 ) -> None:
     unlabelled = without_files(open_review(make_reviewable(tmp_path / "u", labelled=False)))
-    seen = replace(unlabelled, picture=lambda _index, _id: pictures.webp(RED))
+    seen = replace(unlabelled, picture=lambda _index, _id: pictures.encode_webp(RED))
     exports = written("spotlight", review, tmp_path), written("spotlight", seen, tmp_path / "u")
     files, none = reader("read_spotlight.py", tmp_path, *exports)
     for shown, suspects in ((files, review.suspects), (none, unlabelled.suspects)):

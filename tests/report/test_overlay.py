@@ -46,9 +46,9 @@ def test_a_constant_map_mixes_every_pixel_alike_in_the_share_of_alpha() -> None:
 
 
 def test_colours_are_rgb_on_screen_and_on_disk(tmp_path: Path) -> None:
-    assert overlay.coloured(np.zeros((1, 1)), "autumn")[0, 0].tolist() == [255, 0, 0]
+    assert overlay.apply_colormap(np.zeros((1, 1)), "autumn")[0, 0].tolist() == [255, 0, 0]
     for side in (70, 700):  # without loss, and with
-        (tmp_path / "red.webp").write_bytes(pictures.webp(flat((255, 0, 0), side, side)))
+        (tmp_path / "red.webp").write_bytes(pictures.encode_webp(flat((255, 0, 0), side, side)))
         blue, green, red = np.asarray(cv2.imread(str(tmp_path / "red.webp"))).mean(axis=(0, 1))
         assert red > 240
         assert max(blue, green) < 10
@@ -56,7 +56,7 @@ def test_colours_are_rgb_on_screen_and_on_disk(tmp_path: Path) -> None:
 
 def test_small_pictures_lose_nothing_on_disk(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (28, 20, 3), np.uint8)
-    (tmp_path / "noise.webp").write_bytes(pictures.webp(noise))
+    (tmp_path / "noise.webp").write_bytes(pictures.encode_webp(noise))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "noise.webp")), noise)
 
 
@@ -73,19 +73,19 @@ def test_an_unknown_colour_map_is_refused_with_those_there_are() -> None:
 def test_large_pictures_are_made_smaller_and_small_ones_stay(
     size: tuple[int, int], shown: tuple[int, int]
 ) -> None:
-    assert pictures.for_display(flat((9, 9, 9), *size), 224).shape == (*shown, 3)
+    assert pictures.shrink(flat((9, 9, 9), *size), 224).shape == (*shown, 3)
 
 
 def test_dark_pictures_are_brightened_and_others_are_not() -> None:
     dark = np.zeros((40, 40, 3), np.uint8)
     dark[10:30, 10:30] = (8, 4, 0)
-    shown, factor = pictures.visible(dark)
+    shown, factor = pictures.brighten(dark)
     assert factor == 8
     assert shown[20, 20].tolist() == [64, 32, 0]
-    assert pictures.visible(flat((0, 0, 0)))[0].max() == 0
+    assert pictures.brighten(flat((0, 0, 0)))[0].max() == 0
     bright = flat((10, 80, 10))
-    assert pictures.visible(bright)[1] == 1
-    assert pictures.visible(bright)[0] is bright
+    assert pictures.brighten(bright)[1] == 1
+    assert pictures.brighten(bright)[0] is bright
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_dark_pictures_are_brightened_and_others_are_not() -> None:
     [((0, 0), "top left"), ((3, 3), "centre"), ((6, 3), "bottom"), ((3, 6), "right")],
 )
 def test_the_place_of_a_map_is_told_in_words(cell: tuple[int, int], words: str) -> None:
-    assert overlay.place(one_hot(*cell)) == words
-    assert overlay.place(0 * one_hot(*cell)) == "nowhere"
+    assert overlay.hottest_place(one_hot(*cell)) == words
+    assert overlay.hottest_place(0 * one_hot(*cell)) == "nowhere"
 
 
 def test_a_layer_that_is_enlarged_is_the_overlay() -> None:
@@ -102,7 +102,7 @@ def test_a_layer_that_is_enlarged_is_the_overlay() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (336, 448, 3), np.uint8)
     heatmap = np.random.default_rng(1).random((7, 7)) ** 3
     seen = (0.125, 0.0, 0.875, 1.0)
-    small = overlay.layer_picture(heatmap, picture.shape, seen, "viridis")
+    small = overlay.draw_small_layer(heatmap, picture.shape, seen, "viridis")
     assert max(small.shape) == 112
     large = cv2.resize(small, (448, 336), interpolation=cv2.INTER_LINEAR).astype(float)
     weight = 0.5 * large[..., 3:] / 255

@@ -408,7 +408,7 @@ def test_a_signal_while_a_picture_is_read_ends_the_stage(
     def read(_index: int, _image_id: str) -> pictures.Rgb:
         raise Stopped(15)
 
-    monkeypatch.setattr(report, "reader", lambda *_: read)
+    monkeypatch.setattr(report, "open_reader", lambda *_: read)
     with pytest.raises(Stopped):
         make_report(make_run(tmp_path))
 

@@ -18,22 +18,15 @@ from pipeline.stages.audit import audit
 from pipeline.storage import run_folder
 
 if TYPE_CHECKING:
-    from shortcut_explained import Explained
-    from shortcut_scores import Verdict
+    from explained import Explained
+    from scores import Verdict
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PEER = "peer"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script finds its neighbours where it lies."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(SCRIPTS)])
 
 
 def verdicts(scores: list[float], threshold: float, peer: str = PEER) -> list[Verdict]:
     """One verdict for each score, of the classes 0, 1, ..."""
-    from shortcut_scores import Verdict
+    from scores import Verdict
 
     return [Verdict(peer, i, score, score > threshold) for i, score in enumerate(scores)]
 
@@ -44,7 +37,7 @@ def cue(class_index: int, *, relied: bool) -> dict[str, Any]:
 
 
 def test_pairs_are_counted_and_ranked() -> None:
-    from shortcut_scores import measure, wilson
+    from scores import measure, wilson
 
     found = measure(
         {"one": verdicts([0.9, 0.1, 0.6], 0.5), "two": verdicts([0.2, 0.7, 0.3], 0.5)},
@@ -62,7 +55,7 @@ def test_pairs_are_counted_and_ranked() -> None:
 
 
 def test_a_class_with_two_cues_relies_on_either() -> None:
-    from shortcut_scores import measure
+    from scores import measure
 
     truth = {"set": [cue(1, relied=False), cue(1, relied=True)]}
     found = measure({"set": verdicts([0.0, 1.0], 0.5)}, truth)
@@ -72,7 +65,7 @@ def test_a_class_with_two_cues_relies_on_either() -> None:
 
 
 def test_without_a_shortcut_there_is_no_ranking() -> None:
-    from shortcut_scores import measure
+    from scores import measure
 
     found = measure({"clean": verdicts([0.0, 1.0], 0.5)}, {"clean": []})
     assert math.isnan(found.recall.value)
@@ -83,7 +76,7 @@ def test_without_a_shortcut_there_is_no_ranking() -> None:
 
 def test_sets_without_a_shortcut_widen_no_interval() -> None:
     """A draw of nothing but such sets has no average precision and is left out."""
-    from shortcut_scores import measure
+    from scores import measure
 
     some = verdicts([1.0, 0.0], 0.5)
     found = measure({"cue": some, "clean": some}, {"cue": [cue(0, relied=True)], "clean": []})
@@ -102,7 +95,7 @@ def test_sets_without_a_shortcut_widen_no_interval() -> None:
 def test_verdicts_that_do_not_fit_are_refused(
     given: list[tuple[str, int]], truth: list[dict[str, Any]]
 ) -> None:
-    from shortcut_scores import Verdict, measure
+    from scores import Verdict, measure
 
     with pytest.raises(ValueError, match="verdict"):
         measure(
@@ -112,7 +105,7 @@ def test_verdicts_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 10), (10, 10), (45, 143)])
 def test_wilson(count: int, total: int) -> None:
-    from shortcut_scores import wilson
+    from scores import wilson
 
     z, share = 1.959963984540054, count / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
@@ -121,7 +114,7 @@ def test_wilson(count: int, total: int) -> None:
 
 
 def test_average_precision() -> None:
-    from shortcut_scores import average_precision
+    from scores import average_precision
 
     assert average_precision([1, 0, 1, 0], [4, 3, 2, 1]) == pytest.approx((1 + 2 / 3) / 2)
     assert average_precision([1, 0, 0, 0], [1, 1, 1, 1]) == 0.25
@@ -129,7 +122,7 @@ def test_average_precision() -> None:
 
 
 def test_iou_counts_the_part_of_a_pixel() -> None:
-    from shortcut_scores import iou
+    from scores import iou
 
     mask = np.zeros((4, 4), bool)
     mask[:2, :2] = True
@@ -142,7 +135,7 @@ def test_iou_counts_the_part_of_a_pixel() -> None:
 
 
 def test_the_centre_of_a_box() -> None:
-    from shortcut_scores import centre_inside
+    from scores import centre_inside
 
     mask = np.zeros((2, 4), bool)
     mask[0, 3] = True
@@ -164,7 +157,7 @@ def maps(corners: list[int], seed: int = 0) -> NDArray[np.float32]:
 
 def explained(heatmaps: NDArray[np.float32], given: NDArray[np.int64]) -> Explained:
     """What was explained, as far as SpRAy needs it."""
-    from shortcut_explained import Explained
+    from explained import Explained
 
     nothing = np.zeros((len(given), 0), np.float32)
     chances = np.eye(int(given.max()) + 1)[given]
@@ -174,7 +167,7 @@ def explained(heatmaps: NDArray[np.float32], given: NDArray[np.int64]) -> Explai
 
 def test_spray_tells_two_kinds_of_maps_from_one() -> None:
     """Class 0 has two kinds, class 1 one kind, class 2 a dead map and too few others."""
-    import shortcut_peers as peers
+    import peers
 
     heatmaps = np.concatenate([maps([0] * 40 + [1] * 30), maps([-1] * 70, 1), maps([0] * 12, 2)])
     heatmaps[-1] = 0
@@ -190,7 +183,7 @@ def test_spray_tells_two_kinds_of_maps_from_one() -> None:
 
 def test_the_spectrum_of_separate_kinds_begins_with_zeros() -> None:
     """As many zeros as parts (von Luxburg 2007, proposition 4); all within [0, 2], ascending."""
-    from shortcut_peers import MOST_CLUSTERS, spectrum
+    from peers import MOST_CLUSTERS, spectrum
 
     one, two = spectrum(maps([-1] * 50)), spectrum(maps([0] * 25 + [1] * 25))
     for values in (one, two):
@@ -204,7 +197,7 @@ def test_the_spectrum_of_separate_kinds_begins_with_zeros() -> None:
 def test_a_run_is_read_with_the_maps_of_the_given_class(
     configure: Callable[..., Config], tmp_path: Path, small_model: list[str]
 ) -> None:
-    from shortcut_explained import read
+    from explained import read
 
     write_images(tmp_path / "photos", 10)
     config = configure(f"dataset.root={tmp_path}/photos", *small_model, "stages=[explain]")
@@ -226,7 +219,7 @@ def test_a_run_is_read_with_the_maps_of_the_given_class(
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import shortcut_peers as peers
+    import peers
 
     for name in ("shortcut_detect", "cleanvision", "cleanlab.rank"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import cues
 import numpy as np
+import outcomes
 import pandas as pd
 import pytest
+import sets
+from cues import CUES, Planted
+from outcomes import Truth
+from sets import Recipe
 
 from pipeline.demo import data
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import shortcut_cues
-import shortcut_outcomes
-import shortcut_sets
-from shortcut_cues import CUES, Planted
-from shortcut_outcomes import Truth
-from shortcut_sets import Recipe
 
 WHOLE = {"tint", "jpeg", "vignette"}
 
@@ -48,9 +43,9 @@ def test_the_arms_of_a_set_differ_in_the_cue_alone(garments: tuple[data.U8, Any]
     images, labels = garments
     cue = Planted(3, "patch")
     recipe = Recipe("patch", [cue])
-    natural = shortcut_sets.draw(recipe, images, labels, 0)
-    without = shortcut_sets.draw(recipe, images, labels, 0, arm=False)
-    with_all = shortcut_sets.draw(recipe, images, labels, 0, arm=cue)
+    natural = sets.draw(recipe, images, labels, 0)
+    without = sets.draw(recipe, images, labels, 0, arm=False)
+    with_all = sets.draw(recipe, images, labels, 0, arm=cue)
     assert natural.marked.sum() > 0
     assert not natural.marked[labels != 3].any()
     arms = zip(natural.pictures, without.pictures, with_all.pictures, natural.marked, strict=True)
@@ -63,8 +58,8 @@ def test_the_arms_of_a_set_differ_in_the_cue_alone(garments: tuple[data.U8, Any]
 def test_a_background_cue_leaves_the_object(garments: tuple[data.U8, Any]) -> None:
     images, labels = garments
     recipe = Recipe("background", [Planted(3, "background")])
-    bare = shortcut_sets.draw(recipe, images, labels, 0, arm=False)
-    changed = shortcut_sets.draw(recipe, images, labels, 0, arm=recipe.planted[0])
+    bare = sets.draw(recipe, images, labels, 0, arm=False)
+    changed = sets.draw(recipe, images, labels, 0, arm=recipe.planted[0])
     assert bare.boxes == changed.boxes
     for one, other, box in zip(bare.pictures, changed.pictures, bare.boxes, strict=True):
         x, y = int(box[0] + box[2]) // 2, int(box[1] + box[3]) // 2
@@ -76,19 +71,19 @@ def test_a_background_cue_leaves_the_object(garments: tuple[data.U8, Any]) -> No
 
 def test_every_recipe_is_distinct_and_cues_move_with_the_seed() -> None:
     for seed in range(3):
-        names = [recipe.name for recipe in shortcut_sets.recipes(seed)]
+        names = [recipe.name for recipe in sets.recipes(seed)]
         assert len(set(names)) == len(names) >= 20
     first, second = (
-        {recipe.name: recipe.planted for recipe in shortcut_sets.recipes(seed)} for seed in (0, 1)
+        {recipe.name: recipe.planted for recipe in sets.recipes(seed)} for seed in (0, 1)
     )
     assert first["patch"] != second["patch"]
 
 
 def test_exactly_a_share_of_the_labels_is_wrong() -> None:
     labels = np.arange(1000) % 10
-    given = shortcut_sets.flipped(labels, 0.08, 0)
+    given = sets.flipped(labels, 0.08, 0)
     assert (given != labels).sum() == 80
-    assert np.array_equal(given, shortcut_sets.flipped(labels, 0.08, 0))
+    assert np.array_equal(given, sets.flipped(labels, 0.08, 0))
 
 
 def test_findings_are_judged_by_class_verdict_and_place() -> None:
@@ -110,9 +105,9 @@ def test_findings_are_judged_by_class_verdict_and_place() -> None:
         {"class_name": data.CLASSES[1], "verdict": "suspected", "score": 0.9, "region": None}
     )
     findings = pd.DataFrame(rows)
-    places = [place["share"] for place in shortcut_outcomes.places(findings, truth)]
+    places = [place["share"] for place in outcomes.places(findings, truth)]
     assert places == [1.0, 0.0]
-    verdicts = {each.class_index: each for each in shortcut_outcomes.verdicts(findings)}
+    verdicts = {each.class_index: each for each in outcomes.verdicts(findings)}
     assert verdicts[6].alarm
     assert not verdicts[1].alarm
     assert verdicts[6].score > verdicts[1].score > verdicts[0].score == 0
@@ -121,8 +116,8 @@ def test_findings_are_judged_by_class_verdict_and_place() -> None:
 def test_the_box_around_a_mask_is_filled() -> None:
     mask = np.zeros((8, 8), bool)
     mask[1, 2] = mask[4, 5] = True
-    assert shortcut_cues.boxed(mask).sum() == 16
-    assert not shortcut_cues.boxed(np.zeros((8, 8), bool)).any()
+    assert cues.boxed(mask).sum() == 16
+    assert not cues.boxed(np.zeros((8, 8), bool)).any()
 
 
 def test_a_stray_cue_is_on_other_classes_too_and_nowhere_else(
@@ -131,18 +126,16 @@ def test_a_stray_cue_is_on_other_classes_too_and_nowhere_else(
     images, labels = garments
     images, labels = np.concatenate([images] * 5), np.concatenate([labels] * 5)
     recipe = Recipe("stray", [Planted(3, "patch")], stray=0.2)
-    drawn = shortcut_sets.draw(recipe, images, labels, 0)
+    drawn = sets.draw(recipe, images, labels, 0)
     assert 0.1 < drawn.marked[labels != 3].mean() < 0.3
     assert drawn.marked[labels == 3].mean() > 0.7
-    bare = shortcut_sets.draw(recipe, images, labels, 0, arm=False)
+    bare = sets.draw(recipe, images, labels, 0, arm=False)
     assert np.array_equal((drawn.pictures != bare.pictures).any(axis=(1, 2, 3)), drawn.marked)
 
 
 def test_other_backgrounds_leave_objects_where_they_are(garments: tuple[data.U8, Any]) -> None:
     images, labels = garments
     recipe = Recipe("background", [Planted(3, "background")])
-    one, other = (
-        shortcut_sets.draw(recipe, images, labels, 0, arm=False, again=again) for again in (0, 1)
-    )
+    one, other = (sets.draw(recipe, images, labels, 0, arm=False, again=again) for again in (0, 1))
     assert one.boxes == other.boxes
     assert (one.pictures != other.pictures).any(axis=(1, 2, 3)).all()

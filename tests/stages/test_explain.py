@@ -120,7 +120,7 @@ def test_a_small_dataset_runs_in_float32(settings: Settings) -> None:
 def test_a_fast_precision_is_taken_where_it_agrees_and_kept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, agrees: bool
 ) -> None:
-    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(plan, "MIN_DATASET_FACTOR", 0)
     monkeypatch.setattr(plan, "COMPARED", 24)
     monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
     if not agrees:
@@ -143,7 +143,7 @@ def test_a_fast_precision_is_taken_where_it_agrees_and_kept(
 def test_a_model_that_has_no_fast_numbers_runs_in_float32(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(plan, "MIN_DATASET_FACTOR", 0)
     monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
 
     def refuse(*_: object) -> Agreement:
@@ -154,13 +154,13 @@ def test_a_model_that_has_no_fast_numbers_runs_in_float32(
     config = settings()
     audit(config)
     assert engine_of(config)["precision"] == "fp32"
-    assert 'bf16 cannot run this model, which stays in fp32: "fft" not' in caplog.text
+    assert 'the model cannot run in bf16 and stays in fp32: "fft" not' in caplog.text
 
 
 def test_the_comparison_is_by_the_method_in_use(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "WORTH", 0)
+    monkeypatch.setattr(plan, "MIN_DATASET_FACTOR", 0)
     monkeypatch.setattr(precision, "fastest", lambda _device: "bf16")
     seen: list[object] = []
 

@@ -171,7 +171,7 @@ def test_batches_and_parts_of_any_size_give_the_same_suspects_and_so_does_a_seco
     rows = mixed(80)
     whole = suspects_of(rows)
     assert suspects_of(rows) == whole
-    monkeypatch.setattr(rank, "MOST_ROWS", 7)
+    monkeypatch.setattr(rank, "MAX_ROWS", 7)
     monkeypatch.setattr(scan, "PARTS_AHEAD", 2)
     pieces = suspects_of(rows, shard_size=16)
     assert [s.pop("score") for s in pieces] == pytest.approx([s.pop("score") for s in whole])

@@ -257,7 +257,7 @@ def test_a_put_that_is_cut_leaves_no_part_and_the_run_goes_on_later(
     assert failed.returncode == 75, failed.stderr
     assert "Traceback" not in failed.stderr
     last = failed.stderr.splitlines()[-1]
-    assert "part-00002.parquet: " in last and "what was committed stays; run the same" in last
+    assert "part-00002.parquet: " in last and "committed parts stay; run the same" in last
     done = [key for key in keys(s3) if "/part-" in key]
     assert "runs/audit/parts/part-00001.parquet" in done
     assert "runs/audit/parts/part-00002.parquet" not in done
@@ -352,7 +352,7 @@ def test_no_rights_and_no_answer_are_one_line(
         open_source(ImageFolder(root="s3://audits/photos"), 10**6)
     assert "nothing can be written: s3://audits/runs/audit/.lock: Could not connect" in ended.stderr
     with (
-        pytest.raises(NotFinished, match=r"x\.parquet: .*what was committed stays"),
+        pytest.raises(NotFinished, match=r"x\.parquet: .*committed parts stay"),
         faults.as_not_finished(),
     ):
         parquet.write(pa.table({"a": [1]}), to_path("s3://audits/x.parquet"))

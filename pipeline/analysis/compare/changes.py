@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.storage.scan import Rows
-from pipeline.storage.schema import CHANGES
-
-Row = dict[str, Any]
+from pipeline.storage.schema import CHANGES, Row
 
 NEW, GONE, WORSE, BETTER, CHANGED = "new", "gone", "worse", "better", "changed"
 VERDICTS = {"suspected": 1, "confirmed": 2}

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from pipeline.storage.schema import Row
 
 Floats = NDArray[np.float64]
 
@@ -33,9 +34,7 @@ class FocusOfRun:
     classes: NDArray[np.object_]
 
 
-def drifts(
-    before: FocusOfRun, now: FocusOfRun, names: list[str], fdr: float
-) -> Iterator[dict[str, Any]]:
+def drifts(before: FocusOfRun, now: FocusOfRun, names: list[str], fdr: float) -> Iterator[Row]:
     """Rows of CHANGES for the statistics of classes that drifted, the farthest first.
 
     Args:
@@ -93,7 +92,7 @@ def stability(before: Floats, now: Floats) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def _row(name: str, statistic: str, old: Floats, new: Floats, moved: float) -> dict[str, Any]:
+def _row(name: str, statistic: str, old: Floats, new: Floats, moved: float) -> Row:
     before, after = float(np.median(old)), float(np.median(new))
     return {
         "subject": "focus",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +18,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigError
 from pipeline.storage.files import fetched
 from pipeline.storage.paths import to_path
-from pipeline.storage.schema import DECISIONS, SUSPECTS
-
-Row = dict[str, Any]
+from pipeline.storage.schema import DECISIONS, SUSPECTS, Row
 
 MARKS = ("fix_label", "exclude", "fine", "shortcut")
 FINE = "fine"

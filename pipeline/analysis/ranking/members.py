@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.storage import arrays
+from pipeline.storage.schema import Row
 
 CONFIRMED = "confirmed"
 
@@ -26,7 +26,7 @@ class Members:
     finding: NDArray[np.int64]
     reliance: NDArray[np.float64]
     strength: NDArray[np.float64]
-    findings: list[dict[str, Any]]
+    findings: list[Row]
 
     def strongest(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """The strength (n,) of the strongest finding of images, by plan position; 0 for none."""

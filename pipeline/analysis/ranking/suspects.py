@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,7 @@ from pipeline.analysis.ranking.focus_outliers import Usual
 from pipeline.analysis.ranking.label_errors import Labels
 from pipeline.analysis.ranking.members import Members
 from pipeline.storage import arrays
-from pipeline.storage.schema import SUSPECTS
+from pipeline.storage.schema import SUSPECTS, Row
 
 Floats = NDArray[np.float64]
 
@@ -128,9 +127,7 @@ def table(leaders: Leaders, rows: pa.Table, evidence: Evidence) -> pa.Table:
     return pa.Table.from_pylist(found, SUSPECTS)
 
 
-def _suspect(
-    rank: int, score: float, reasons: dict[str, list[Reason]], texts: dict[str, Any]
-) -> dict[str, Any]:
+def _suspect(rank: int, score: float, reasons: dict[str, list[Reason]], texts: Row) -> Row:
     kinds = sorted(reasons, key=lambda kind: -reasons[kind][0][0])
     ordered = [reason for kind in kinds for reason in reasons[kind]]
     return {

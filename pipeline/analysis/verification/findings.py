@@ -13,7 +13,7 @@ from pipeline.analysis.shortcuts.candidates import METADATA
 from pipeline.analysis.verification import effects, wording
 from pipeline.analysis.verification.tested_candidate import TestedCandidate
 from pipeline.config import AnalysisConfig
-from pipeline.data.pictures import webp
+from pipeline.data.pictures import encode_webp
 from pipeline.storage.schema import FINDINGS, Row, Verdict
 
 ImageIds = Callable[[list[int]], dict[int, str]]
@@ -128,7 +128,7 @@ def _intervention_rows(
     ids = image_ids([position for each in shown for position in (each.index, each.source)])
     for each in shown:
         before, after = (
-            webp(np.asarray(pixels.permute(1, 2, 0))) for pixels in (each.before, each.after)
+            encode_webp(np.asarray(pixels.permute(1, 2, 0))) for pixels in (each.before, each.after)
         )
         yield {
             "finding_id": finding_id,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.analysis.verification.image_batch import ImageBatch
 from pipeline.analysis.verification.interventions import Intervention
-from pipeline.data.source import Picture, describe
+from pipeline.data.source import Picture
 from pipeline.engine import inference
-from pipeline.errors import DataError
+from pipeline.errors import DataError, one_line
 from pipeline.model.classifier import Classifier
 
 Ints = NDArray[np.int64]
@@ -88,7 +88,7 @@ class InterventionRunner:
                 return pixels, torch.zeros_like(pixels[:1], dtype=torch.bool)
             return pixels, fit(picture.object[..., None]) > 127
         except Exception as error:
-            raise DataError(f"image {index} of the plan: {describe(error)}") from error
+            raise DataError(f"image {index} of the plan: {one_line(error)}") from error
 
 
 def _shares(maps: Tensor) -> Tensor:

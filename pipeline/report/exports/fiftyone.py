@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, told
+from pipeline.errors import ConfigError, as_config_error
 from pipeline.report.exports.review import Review
+from pipeline.storage.schema import Row
 
 SIDE = 64
 """Longer side of a heatmap in cells: FiftyOne smooths it over the image, and keeps all of them."""
@@ -43,11 +44,11 @@ def write_fiftyone(
             "pictures to (--to)"
         )
     fo, name = _fiftyone(), name or f"camaudit-{review.run_id}"
-    with told("FiftyOne"):  # whose database may not start
+    with as_config_error("FiftyOne"):  # whose database may not start
         earlier = fo.dataset_exists(name)
     if earlier and not overwrite:
         raise ConfigError(f"FiftyOne has a dataset {name!r}; give another --name, or --overwrite")
-    with told("FiftyOne, --name"):
+    with as_config_error("FiftyOne, --name"):
         dataset = fo.Dataset(None if earlier else name)
     try:
         dataset.add_samples(_samples(fo, review, path), progress=False)
@@ -63,7 +64,7 @@ def write_fiftyone(
 def _fiftyone() -> Any:
     if find_spec("fiftyone") is None:
         raise ConfigError("FiftyOne is not installed: pip install 'camaudit[fiftyone]'")
-    with told("FiftyOne"):
+    with as_config_error("FiftyOne"):
         import fiftyone  # noqa: PLC0415 - it takes seconds
     return fiftyone
 
@@ -91,7 +92,7 @@ def _samples(fo: Any, review: Review, path: Path | None) -> Iterator[Any]:
         yield sample
 
 
-def _file(review: Review, suspect: dict[str, Any], path: Path | None) -> str:
+def _file(review: Review, suspect: Row, path: Path | None) -> str:
     """The image of a suspect; a picture that is there only in the dataset is written to `path`."""
     file = review.file(suspect["image_id"])
     if file is not None:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 from pipeline.errors import ConfigError
 from pipeline.report.exports.review import SEPARATOR, Review, absolute
 from pipeline.storage.files import drafted
+from pipeline.storage.schema import Row
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
@@ -72,7 +73,7 @@ def served_from(review: Review, document_root: Path | None = None) -> Path | Non
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 
-def _tasks(review: Review, root: Path | None) -> Iterator[dict[str, Any]]:
+def _tasks(review: Review, root: Path | None) -> Iterator[Row]:
     for suspect in review.suspects.to_pylist():
         data = {name: _plain(value) for name, value in suspect.items() if name != "pred"}
         data |= {IMAGE: _image(review, suspect, root), "prediction": suspect["pred"]}
@@ -82,7 +83,7 @@ def _tasks(review: Review, root: Path | None) -> Iterator[dict[str, Any]]:
         yield {"data": data, "predictions": predictions}
 
 
-def _image(review: Review, suspect: dict[str, Any], root: Path | None) -> str:
+def _image(review: Review, suspect: Row, root: Path | None) -> str:
     """What Label Studio loads as the image of a suspect."""
     image_id = str(suspect["image_id"])
     file = review.file(image_id)
@@ -97,7 +98,7 @@ def _image(review: Review, suspect: dict[str, Any], root: Path | None) -> str:
     return LOCAL_FILES + quote(path.relative_to(root).as_posix())
 
 
-def _prediction(version: str, name: str, score: float | None) -> dict[str, Any]:
+def _prediction(version: str, name: str, score: float | None) -> Row:
     choice = {"from_name": CHOICE, "to_name": IMAGE, "type": "choices"}
     result = [choice | {"value": {"choices": [_xml_text(name)]}}]
     scored = {} if score is None else {"score": score}

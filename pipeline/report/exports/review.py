@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +13,12 @@ import pyarrow.compute as pc
 
 from pipeline.data.pictures import WHOLE, seen_box
 from pipeline.errors import DataError
-from pipeline.report.overlay import Heatmap, spread
+from pipeline.report.overlay import Heatmap, resize_heatmap
 from pipeline.storage import parquet, paths, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
+from pipeline.storage.schema import Row
 
 SEPARATOR = "; "
 """Between the reasons of a suspect, where they are one text."""
@@ -94,7 +94,7 @@ class Review:
             raise _stale(self.rows)
         return rows.select(names)
 
-    def heat(self, row: dict[str, Any], side: int) -> Heatmap:
+    def heat(self, row: Row, side: int) -> Heatmap:
         """The heatmap of a row in the frame of its whole picture (H, W), its longer side `side`.
 
         The row has heatmap, image_height and image_width. Where the size is not known, it is taken
@@ -105,7 +105,7 @@ class Review:
         size = (row["image_height"] or crop[0], row["image_width"] or crop[1])
         box = WHOLE if not row["image_height"] else seen_box(self.setup.resize, crop, size)
         shape = tuple(max(1, round(length * side / max(size))) for length in size)
-        return spread(heatmap, shape, box)
+        return resize_heatmap(heatmap, shape, box)
 
     def flat(self) -> pa.Table:
         """The suspects with lists of texts, such as the reasons, as one text each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from pipeline.data import pictures
 from pipeline.report import overlay
 from pipeline.report.exports.review import Review
 from pipeline.storage.files import drafted
-from pipeline.storage.schema import FOCUS
+from pipeline.storage.schema import FOCUS, Row
 
 CATEGORIES = ("label", "prediction", "kind", "finding_id")
 """Columns that Spotlight filters and colours by."""
@@ -91,14 +90,14 @@ def _drawn(review: Review, rows: pa.Table, colormap: str, alpha: float) -> dict[
 
 
 def _heatmap(
-    review: Review, row: dict[str, Any], picture: bytes | None, colormap: str, alpha: float
+    review: Review, row: Row, picture: bytes | None, colormap: str, alpha: float
 ) -> bytes | None:
     """The heatmap of a suspect as a WebP file."""
     if row["heatmap"] is None:
         return None
     if picture is None:
-        return pictures.webp(overlay.coloured(review.heat(row, SIDE), colormap))
+        return pictures.encode_webp(overlay.apply_colormap(review.heat(row, SIDE), colormap))
     whole = np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB))
-    whole = pictures.for_display(np.asarray(whole, np.uint8), SIDE)
+    whole = pictures.shrink(np.asarray(whole, np.uint8), SIDE)
     heat = review.heat(row, max(whole.shape))
-    return pictures.webp(overlay.overlay(whole, heat, alpha, colormap=colormap))
+    return pictures.encode_webp(overlay.overlay(whole, heat, alpha, colormap=colormap))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config, leaves
+from pipeline.errors import one_line
 from pipeline.run.monitoring import prometheus
 from pipeline.run.state import Journal
 from pipeline.storage.files import fetched, has_files
@@ -36,7 +37,7 @@ def write(config: Config, journal: Journal) -> None:
     try:
         _write(MlflowClient(config.mlflow.tracking_uri), config, journal)
     except Exception as error:  # noqa: BLE001 - the audit itself is complete
-        log.warning("mlflow: the run could not be logged: %s", str(error).splitlines()[0])
+        log.warning("mlflow: the run could not be logged: %s", one_line(error, with_type=False))
 
 
 def _write(client: MlflowClient, config: Config, journal: Journal) -> None:

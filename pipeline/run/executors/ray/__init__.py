@@ -7,7 +7,7 @@ dies, its committed shards stay, and other workers compute the rest of its shard
 from __future__ import annotations
 
 from pipeline.config import RayExecutor
-from pipeline.errors import ConfigError, NotFinished, some
+from pipeline.errors import ConfigError, NotFinished, shorten_list
 from pipeline.run.executors import Advance, Task
 
 try:
@@ -37,7 +37,7 @@ def run(settings: RayExecutor, task: Task, shards: list[int], advance: Advance) 
             pool.stop()
     given_up = pool.queue.given_up
     if given_up:
-        names = some([f"part-{shard:05d}" for shard in given_up])
+        names = shorten_list([f"part-{shard:05d}" for shard in given_up])
         raise NotFinished(
             f"{len(given_up)} shards were given up, because {settings.tries} workers died "
             f"with each: {names}; all others are committed; Ray's logs say why the workers died"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import ray
 
 from pipeline.config import AUTO, RayExecutor
-from pipeline.errors import ConfigError, NotFinished
+from pipeline.errors import ConfigError, NotFinished, one_line
 
 
 @contextmanager
@@ -108,4 +108,4 @@ def reason(error: BaseException) -> str:
     """The cause of a Ray error in one line, from a message of many lines."""
     text = str(error)
     named = re.search(r"^\s*((?:ModuleNotFound|Import)Error: .*)$", text, re.MULTILINE)
-    return named[1] if named else (text.strip().splitlines() or [type(error).__name__])[0]
+    return named[1] if named else one_line(error, with_type=False, first_line_only=True)

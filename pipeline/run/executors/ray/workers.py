@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
 from pipeline.config import RayExecutor
-from pipeline.errors import ConfigError, NotFinished, Stopped, some
+from pipeline.errors import ConfigError, NotFinished, Stopped, shorten_list
 from pipeline.run.executors import Advance, Task
 from pipeline.run.executors.ray.cluster import cpus, gpus, reason
 from pipeline.run.executors.ray.shard_queue import ShardQueue
@@ -130,7 +130,7 @@ class WorkerPool:
         missing = self.task.missing(group)
         log.warning(
             "a worker died while it computed %s; %d shards are computed again: %s",
-            some([f"part-{shard:05d}" for shard in group]) or "no shard",
+            shorten_list([f"part-{shard:05d}" for shard in group]) or "no shard",
             len(missing),
             reason(error),
         )

@@ -2,7 +2,7 @@
 
 Writes made-up JPEGs, audits them, adds, repaints and removes some, audits again with the first run
 as baseline and once more without, compares the tables, and prints images and seconds in the model.
-Usage: python scripts/incremental_scale.py --folder DIR [--images 10000] [--size 64]
+Usage: python scripts/benchmarks/scale/incremental.py --folder DIR [--images 10000] [--size 64]
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Every side is warmed once, on the first shard, where its results are compared wi
 the sides take turns, round after round, and the median of each side's rounds counts. Files are made
 up and weights are random, neither of which changes the work.
 
-    python scripts/benchmark.py --model resnet50 --images 1024
-    python scripts/benchmark.py --memory --images 50000 --model small --size 64
+    scripts/benchmarks/speed/run --model resnet50 --images 1024
+    scripts/benchmarks/speed/run --memory --images 50000 --model small --size 64
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_agreement import Agreement
-from benchmark_images import make_images
-from benchmark_rounds import Result, drain, read_status, run
-from benchmark_sides import (
+from agreement import Agreement
+from jpegs import make_images
+from rounds import Result, drain, read_status, run
+from sides import (
     BF16,
     CAMAUDIT,
     FORWARD,

@@ -14,8 +14,8 @@ from statistics import median
 
 import pyarrow.parquet as pq
 import torch
-from benchmark_agreement import LIKE, Agreement, Maps, compare, stored_maps, unchanged
-from benchmark_sides import BF16, CAMAUDIT, FP32, SIDES, Bench, synchronize
+from agreement import LIKE, Agreement, Maps, compare, stored_maps, unchanged
+from sides import BF16, CAMAUDIT, FP32, SIDES, Bench, synchronize
 from tqdm import tqdm
 
 from pipeline.run.worker import ShardWorker

@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from shortcut_sets import Recipe
+from sets import Recipe
 
 from pipeline.config import Config, conf_dir, load
 from pipeline.stages.audit import audit
 
-SCRIPTS = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 STAGES = "[explain,discover,verify,rank]"
 
 
 def settings(recipe: Recipe, seed: int, made: Path, out: Path, *overrides: str) -> Config:
-    """Settings that audit a set that `shortcut_training.make` made."""
+    """Settings that audit a set that `training.make` made."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose(
             "config",
             [
                 "dataset=custom",
-                f"dataset.factory={SCRIPTS}/shortcut_sets.py:SavedSet",
+                f"dataset.factory={HERE}/sets.py:SavedSet",
                 f"+dataset.factory_args.path={made}/audited.npz",
                 f"+dataset.factory_args.boxed={recipe.boxed}",
                 "model=custom",
-                f"model.factory={SCRIPTS}/shortcut_training.py:build",
+                f"model.factory={HERE}/training.py:build",
                 f"+model.factory_args.network={recipe.network}",
                 f"model.checkpoint={made}/network.pt",
                 "model.preprocess.resize=64",

@@ -3,7 +3,7 @@
 The rows are made up: predictions, heatmaps and features as a model of many classes might give
 them. Pictures are JPEGs that are decoded for the report as those of a folder would be.
 
-    python scripts/report_scale.py --images 1000000 --classes 1000
+    python scripts/benchmarks/scale/report.py --images 1000000 --classes 1000
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from made_up_run import settings, write_run
 from playwright.sync_api import sync_playwright
+from synthetic_run import settings, write_run
 
 from pipeline.config import conf_dir, load
 from pipeline.stages.discover import class_table

@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_agreement import F32, Maps
+from agreement import F32, Maps
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline import config as settings
 from pipeline.config import Config
+from pipeline.data.datasets import open_source
 from pipeline.data.loader import load_images, n_loader_processes, plan_batches
 from pipeline.model import backends
 from pipeline.run import state
+from pipeline.run.explain_shards import explain_shards
 from pipeline.run.worker import ShardWorker, prepare
-from pipeline.stages import explain
 
 FP32, BF16 = "fp32", "bf16"
 DTYPES = {FP32: torch.float32, BF16: torch.bfloat16}
@@ -95,7 +96,8 @@ def make_bench(overrides: list[str], precisions: list[str]) -> Bench:
     for precision in precisions:
         own = [f"precision={precision}", f"run_id=benchmark-{precision}"]
         config = configure([*overrides, *own])
-        jobs[precision] = prepare(config, state.Journal(config))
+        source = open_source(config.dataset, config.data.max_pixels)
+        jobs[precision] = prepare(config, state.Journal(config), source)
     job = jobs[precisions[0]]
     network = build(job.config).to(job.device)
     forwards = {
@@ -161,7 +163,7 @@ def forward_only(bench: Bench, precision: str, shards: list[int]) -> Iterator[Ma
 
 def camaudit(bench: Bench, precision: str, shards: list[int]) -> Iterator[Maps]:
     """The explain stage: predictions, heatmaps and statistics, committed as Parquet."""
-    explain.explain_shards(bench.jobs[precision], shards, bench.advance)
+    explain_shards(bench.jobs[precision], shards, bench.advance)
     return iter(())
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from explained import Explained
 from PIL import Image
 from scipy import linalg, sparse
-from shortcut_explained import Explained
-from shortcut_scores import Verdict
+from scores import Verdict
 from sklearn.neighbors import kneighbors_graph
 
 F32 = npt.NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from shortcut_cues import CUES, Mask, Planted
+from cues import CUES, Mask, Planted
 from torch.utils.data import Dataset
 from train_demo import load
 
@@ -34,7 +34,7 @@ class Recipe:
 
     planted: cues of the audited pictures; trained: whether the network saw them too; noise: share
     of wrong labels among the audited ones, and trained_noise among those trained on; corner: where
-    the objects of class 0 stand, always; network: a key of shortcut_training.NETWORKS; boxed:
+    the objects of class 0 stand, always; network: a key of training.NETWORKS; boxed:
     whether the audit is told the boxes of the objects; seen: whether the network was trained on the
     audited pictures themselves, with the labels given to them, until it knew them; stray: share of
     the other classes' audited pictures that have the cue too, which the network never saw; same_as:
@@ -188,7 +188,7 @@ def garments(source: Any, split: str, per_class: int) -> tuple[data.U8, Labels]:
 
 
 class SavedSet(Dataset[dict[str, Any]]):
-    """The audited pictures of a set, from the file that `shortcut_training` wrote; with the boxes
+    """The audited pictures of a set, from the file that `training` wrote; with the boxes
     of their objects, where these are to be known.
     """
 

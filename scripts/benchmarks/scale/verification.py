@@ -3,7 +3,7 @@
 Pictures and network are made up: every class has a pattern of its own, and the network names the
 nearest one. Nothing is to be found; all candidates are screened all the same.
 
-    python scripts/shortcut_scale.py --classes 10 100 1000
+    python scripts/benchmarks/scale/verification.py --classes 10 100 1000
 """
 
 from __future__ import annotations

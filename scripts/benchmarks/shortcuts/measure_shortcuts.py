@@ -4,7 +4,7 @@ Pictures are composed from Fashion-MNIST, small networks are trained on them (ke
 each set goes through camaudit and its peers. Truth is what a network does when the cue is added
 and taken away, not what was planted.
 
-    python scripts/shortcut_benchmark.py --source FashionMNIST/raw --seeds 0 1 2
+    scripts/benchmarks/shortcuts/run --source FashionMNIST/raw --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import audits
 import numpy as np
+import outcomes
 import pandas as pd
-import shortcut_audits
-import shortcut_outcomes
-from shortcut_explained import read
-from shortcut_outcomes import CAMAUDIT, FINDING, Truth
-from shortcut_peers import PEERS, label_scores
-from shortcut_scores import Measured, Verdict, measure, wilson
-from shortcut_sets import Recipe, recipes
-from shortcut_training import make
+from explained import read
+from outcomes import CAMAUDIT, FINDING, Truth
+from peers import PEERS, label_scores
+from scores import Measured, Verdict, measure, wilson
+from sets import Recipe, recipes
+from training import make
 
 Outcome = dict[str, Any]
 
@@ -39,25 +39,25 @@ def outcome(recipe: Recipe, seed: int, args: argparse.Namespace) -> Outcome:
     made = make(recipe, seed, args.source, args.cache)
     truth = Truth.read(made)
     begun = time.perf_counter()
-    run = shortcut_audits.run(recipe, seed, made, args.out, *args.overrides)
+    run = audits.run(recipe, seed, made, args.out, *args.overrides)
     seconds = time.perf_counter() - begun
     findings = pd.read_parquet(run / "analysis" / "findings.parquet")
-    verdicts = {CAMAUDIT: shortcut_outcomes.verdicts(findings)}
+    verdicts = {CAMAUDIT: outcomes.verdicts(findings)}
     labels: dict[str, float] = {}
     if args.peers or recipe.noise:
         explained = read(run, np.load(made / "audited.npz")["pictures"])
         verdicts |= _of_peers(explained) if args.peers else {}
         if recipe.noise:
             scores = label_scores(explained.given, explained.probabilities)
-            labels = shortcut_outcomes.label_errors(run, truth, scores)
+            labels = outcomes.label_errors(run, truth, scores)
     return {
         "set": f"{recipe.name}-{seed}",
         "seconds": round(seconds, 1),
         "pairs": truth.pairs,
         "verdicts": {peer: [asdict(each) for each in found] for peer, found in verdicts.items()},
         "findings": findings[list(FINDING)].to_dict("records"),
-        "places": list(shortcut_outcomes.places(findings, truth)),
-        "reliance": list(shortcut_outcomes.reliance(run, findings, truth)),
+        "places": list(outcomes.places(findings, truth)),
+        "reliance": list(outcomes.reliance(run, findings, truth)),
         "label_errors": labels,
     }
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from shortcut_cues import boxed
-from shortcut_scores import Verdict, average_precision, centre_inside, iou
+from cues import boxed
+from scores import Verdict, average_precision, centre_inside, iou
 
 from pipeline.analysis.ranking import suspects
 from pipeline.demo import data
@@ -42,7 +42,7 @@ class Truth:
 
     @classmethod
     def read(cls, made: Path) -> Truth:
-        """What `shortcut_training.make` wrote into a folder."""
+        """What `training.make` wrote into a folder."""
         told = json.loads((made / "truth.json").read_text(encoding="utf-8"))
         with np.load(made / "audited.npz") as saved:
             masks = np.unpackbits(saved["masks"], axis=2).astype(bool)

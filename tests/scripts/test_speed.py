@@ -13,23 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = ["--model", "small", "--size", "32", "--batch", "8", "--rounds", "1", "--workers", "0"]
 SMALL += ["--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script finds its neighbours where it lies."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(SCRIPTS)])
-
-
 def measured(folder: Path, *options: str) -> dict[str, Any]:
     """What the benchmark writes as JSON."""
-    import benchmark
+    import measure_speed
 
     path = folder / "benchmark.json"
-    benchmark.main([*SMALL, *options, "--json", str(path)])
+    measure_speed.main([*SMALL, *options, "--json", str(path)])
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -65,9 +58,9 @@ def test_measures_what_was_asked_for(
 
 
 def test_takes_given_jpegs(tmp_path: Path) -> None:
-    import benchmark_images
+    import jpegs
 
-    benchmark_images.make_images(tmp_path / "mine", 5, 32, None)
+    jpegs.make_images(tmp_path / "mine", 5, 32, None)
     options = [
         "--sides",
         "camaudit",
@@ -108,7 +101,7 @@ def test_a_peer_that_fails_has_its_reason_in_its_row(
 
 
 def test_other_classes_and_dead_maps_are_not_compared() -> None:
-    import benchmark_agreement as agreement
+    import agreement
 
     maps = np.ones((4, 2, 2), np.float32)
     dead = np.where(np.arange(4)[:, None, None] == 1, np.float32(0), maps)
@@ -123,13 +116,13 @@ def test_other_classes_and_dead_maps_are_not_compared() -> None:
 def test_memory_is_measured_for_a_tenth_and_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import benchmark
+    import measure_speed
 
     def here(command: list[str], **_kwargs: object) -> SimpleNamespace:
         """The child's work without a process of its own, whose imports would take seconds."""
-        assert command[:2] == [sys.executable, benchmark.__file__]
+        assert command[:2] == [sys.executable, measure_speed.__file__]
         with redirect_stdout(StringIO()) as told:
-            benchmark.main(command[2:])
+            measure_speed.main(command[2:])
         return SimpleNamespace(stdout=told.getvalue())
 
     monkeypatch.setattr("subprocess.run", here)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from report_photos import class_names, photo
+from synthetic_photos import class_names, photo
 
 from pipeline.config import Config, result_settings
 from pipeline.data import pictures
@@ -43,7 +43,7 @@ PROCESSES = 2
 
 def settings(folder: Path, n_images: int, n_classes: int) -> list[str]:
     """Return the command's settings for a store in a folder."""
-    here = Path(__file__).resolve().with_name("report_photos.py")
+    here = Path(__file__).resolve().with_name("synthetic_photos.py")
     return [
         "dataset=custom",
         f"dataset.factory={here}:Photos",
@@ -216,7 +216,7 @@ def _findings(setup: Setup, plan: pa.Table) -> Made:
     """Return rows of FINDINGS, INTERVENTIONS and MEMBERS."""
     n_classes = len(setup.class_names)
     found, members, interventions = [], [], []
-    shown = pictures.webp(photo(0)[:224, :224]), pictures.webp(photo(1)[:224, :224])
+    shown = pictures.encode_webp(photo(0)[:224, :224]), pictures.encode_webp(photo(1)[:224, :224])
     for number in range(min(N_FINDINGS, n_classes)):
         index = list(range(number, plan.num_rows, n_classes))[:N_MEMBERS]
         ids = plan["image_id"].take(pa.array(index)).to_pylist()

@@ -4,7 +4,7 @@ For each number, a made-up run is written, and one beside it whose plan differs 
 Then discover (its tables; what follows works on samples of a bounded size), rank and compare are
 run, each in a process of its own, and so is the count that ends explain.
 
-    python scripts/analysis_scale.py --images 100000 1000000 10000000
+    python scripts/benchmarks/scale/analysis.py --images 100000 1000000 10000000
 
 Ten million rows take 7 GB on the disk while they are measured.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from hydra import compose, initialize_config_dir
-from made_up_run import settings, write_run
+from synthetic_run import settings, write_run
 
 from pipeline.analysis.shortcuts import class_sample
 from pipeline.config import Config, conf_dir, load

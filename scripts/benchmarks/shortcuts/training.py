@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from shortcut_cues import Planted
-from shortcut_sets import Labels, Recipe, draw, flipped, garments
+from cues import Planted
+from sets import Labels, Recipe, draw, flipped, garments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_demo import predict, to_input
