@@ -14,6 +14,8 @@ from test_command import run
 from helpers.small_data import write_images
 from pipeline.config import Config
 from pipeline.errors import AuditError, ConfigError
+from pipeline.run.monitoring import prometheus
+from pipeline.run.state import Journal
 from pipeline.stages.audit import audit
 
 Labels = tuple[tuple[str, str], ...]
@@ -74,6 +76,24 @@ def test_the_last_success_is_kept_when_a_run_fails(
     assert value(path, "exit_code") == 3
     assert value(path, "last_success_timestamp_seconds") == success
     assert value(path, "last_attempt_timestamp_seconds") > success
+
+
+@pytest.mark.parametrize(
+    "run_id", ["ünï", 'a "quoted" name', "back\\slash", "two\nlines", "猫 {x}"]
+)
+def test_a_label_of_any_text_is_read_back(
+    configure: Callable[..., Config], tmp_path: Path, run_id: str
+) -> None:
+    config = configure("dataset.root=x", "model.name=x", f"metrics={tmp_path}/run.prom")
+    journal = Journal(config)
+    journal.end("complete", 0)
+    config.run_id = run_id
+    for _ in range(2):  # the second reads the file of the first
+        prometheus.write(config, journal)
+        samples = read(tmp_path / "run.prom")
+        assert {dict(labels)["run"] for _, labels in samples} == {run_id}
+        assert samples["camaudit_exit_code", (("run", run_id),)] == 0
+    assert prometheus._last_success(tmp_path / "run.prom", run_id) is not None
 
 
 def test_a_file_that_cannot_be_written_fails_no_run(
