@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.cli import run_overview
-from pipeline.errors import ConfigError, Stopped
+from pipeline.errors import ConfigError, DataError, Stopped
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_record import read_record
@@ -211,7 +211,6 @@ class Run:
         """
         from pipeline.data.decode import to_rgb  # noqa: PLC0415 - OpenCV, for people alone
         from pipeline.data.pictures import seen_box  # noqa: PLC0415
-        from pipeline.errors import DataError  # noqa: PLC0415
         from pipeline.report.panels import panels  # noqa: PLC0415
 
         names = ["index", "pred", "label", "confidence", "heatmap_label"]
@@ -285,17 +284,9 @@ def _compose(settings: Sequence[str | Mapping[str, object]]) -> Config:
 
     from pipeline.config import conf_dir, load  # noqa: PLC0415
 
-    overrides: list[str] = []
-    values: dict[str, object] = {}
-    for each in settings:
-        if isinstance(each, str):
-            overrides.append(each)
-            continue
-        for key, value in each.items():
-            if key in GROUPS:
-                overrides.append(f"{key}={value}")
-            else:
-                values[key] = value
+    texts = [each for each in settings if isinstance(each, str)]
+    values = {k: v for each in settings if not isinstance(each, str) for k, v in each.items()}
+    overrides = [*texts, *(f"{group}={values.pop(group)}" for group in GROUPS if group in values)]
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -31,7 +31,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Intervention:
+class InterventionView:
     """A picture before and after, and what the model said (a row of INTERVENTIONS)."""
 
     row: Row
@@ -50,7 +50,7 @@ class Card:
     chart: PictureFile | None = None
     chart_words: str = ""
     mean: ImageView | None = None
-    interventions: Sequence[Intervention] = ()
+    interventions: Sequence[InterventionView] = ()
 
 
 def plain(findings: Sequence[Row], members: pa.Table) -> list[Card]:
@@ -95,11 +95,11 @@ def drawn(
         ids: image ids by plan position, of MEAN_OF images of each finding's class.
     """
     shown = {card.row["finding_id"] for card in cards}
-    of_finding: dict[str, list[Intervention]] = {}
+    of_finding: dict[str, list[InterventionView]] = {}
     for number, row in enumerate(interventions):
         if row["finding_id"] in shown:
             both = studio.intervention(number, row)
-            of_finding.setdefault(row["finding_id"], []).append(Intervention(row, *both))
+            of_finding.setdefault(row["finding_id"], []).append(InterventionView(row, *both))
     means: dict[str, ImageView] = {}
     for name in {
         card.row["class_name"]: None for card in cards if card.row["class_name"] in classes

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import DataError
 from pipeline.run import partition
 from pipeline.run.versions import versions
-from pipeline.storage import files
+from pipeline.storage import atomic
 from pipeline.storage.run_record import ABORTED, RUNNING, Attempt, RunRecord, read_record
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Journal(RunRecord):
     def write(self) -> None:
         """Replace run.json; a failure is a log line, as the tables are what counts."""
         try:
-            files.write_text(self.to_json(), self.path)
+            atomic.write_text(self.to_json(), self.path)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.path, error.strerror or error)
 

@@ -23,7 +23,7 @@ from pipeline.report.site import ReportTables, Site
 from pipeline.run.state import Journal
 from pipeline.run.versions import versions
 from pipeline.stages.compare import METADATA_KEY
-from pipeline.storage import files, parquet, run_folder
+from pipeline.storage import atomic, files, parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(config: Config, journal: Journal) -> None:
     focus = aggregates.focus(
         tables.rows, tables.setup, config.analysis.sample_per_class, config.seed
     )
-    with files.replaced_folder(folder.report, last="index.html") as draft:
+    with atomic.replaced_folder(folder.report, last="index.html") as draft:
         studio = ReportImages(draft, config.report, tables.setup, open_reader(config))
         site = Site(config, tables, focus, studio, Pages(draft))
         site.write(run_facts(config, journal), found, _changes(config, folder))

@@ -19,37 +19,37 @@ END = 8
 """Bytes after the footer: its length, and PAR1."""
 
 
-def close(path: Path) -> None:
+def add_checksum(path: Path) -> None:
     """Put the digest into a Parquet file that has none.
 
     Raises:
         OSError: disk full.
     """
-    content = closed(path.read_bytes())
+    content = with_checksum(path.read_bytes())
     with path.open("wb") as file:
         file.write(content)
 
 
-def closed(content: bytes) -> bytes:
+def with_checksum(content: bytes) -> bytes:
     """A Parquet file that has no digest, with it."""
     footer = len(content) - END - _length_of_footer(content)
     digest = _digest(content[:footer], content[footer:])
     return b"".join([content[:footer], MAGIC, digest, content[footer:]])
 
 
-def is_whole(file: Path | bytes) -> bool | None:
+def is_intact(file: Path | bytes) -> bool | None:
     """Whether a file, or the bytes of one, is as it was closed; None where it has no digest.
 
     Raises:
         OSError: it cannot be read.
     """
     if isinstance(file, bytes):
-        return _is_whole(memoryview(file))
+        return _is_intact(memoryview(file))
     with pa.memory_map(str(file)) as mapped:
-        return _is_whole(memoryview(mapped.read_buffer()).cast("B"))
+        return _is_intact(memoryview(mapped.read_buffer()).cast("B"))
 
 
-def _is_whole(content: memoryview) -> bool | None:
+def _is_intact(content: memoryview) -> bool | None:
     footer = len(content) - END - _length_of_footer(content)
     mark = footer - SIZE
     if mark < 0 or content[mark : mark + len(MAGIC)] != MAGIC:

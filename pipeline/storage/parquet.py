@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError, NotFinished
-from pipeline.storage import checksum, files
+from pipeline.errors import DataError, NotFinished, one_line
+from pipeline.storage import atomic, checksum, files
 from pipeline.storage.paths import is_remote
 
 READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
@@ -25,21 +25,21 @@ def write(table: pa.Table, path: Path) -> None:
         OSError: disk full, folder read-only, bucket out of reach; nothing is left behind.
     """
     if is_remote(path):
-        files.put(path, _sealed(table, path))
+        files.put(path, _file_content(table, path))
         return
-    with files.drafted(path) as draft:
+    with atomic.drafted(path) as draft:
         _write_parquet(table, draft)
-        checksum.close(draft)
+        checksum.add_checksum(draft)
         keys = table.column_names[:2]
         if not read(draft, keys).equals(table.select(keys)):
             raise DataError(f"{path}: what was written reads back as something else")
 
 
-def _sealed(table: pa.Table, path: Path) -> bytes:
+def _file_content(table: pa.Table, path: Path) -> bytes:
     """A table as the bytes of its file, read back and compared in memory."""
     made = pa.BufferOutputStream()
     _write_parquet(table, made)
-    content = checksum.closed(made.getvalue().to_pybytes())
+    content = checksum.with_checksum(made.getvalue().to_pybytes())
     keys = table.column_names[:2]
     if not _parsed(content, path, keys).equals(table.select(keys)):
         raise DataError(f"{path}: what was written reads back as something else")
@@ -100,7 +100,7 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
 def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Table:
     """The table in a file that may be in memory, as `read`."""
     try:
-        if checksum.is_whole(file) is False:
+        if checksum.is_intact(file) is False:
             raise ValueError("its bytes are not those that were written")
         return pq.read_table(
             pa.BufferReader(file) if isinstance(file, bytes) else file,
@@ -109,18 +109,19 @@ def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Tab
             partitioning=None,  # older pyarrow takes a folder called a=b for a column
         )
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
+        reason = one_line(error, with_type=False, first_line_only=True)
         raise DataError(
-            f"{path} is damaged: {first_line(error)}; delete it and run its stage again"
+            f"{path} is damaged: {reason}; delete it and run its stage again"
         ) from error
 
 
-def is_sealed(path: Path) -> bool | None:
+def is_intact(path: Path) -> bool | None:
     """Whether every byte of a table is as it was committed, before anything parses it.
 
     None where there is no such file.
     """
     file = _file(path)
-    return None if file is None else bool(checksum.is_whole(file))
+    return None if file is None else bool(checksum.is_intact(file))
 
 
 def _file(path: Path) -> Path | bytes | None:
@@ -128,8 +129,3 @@ def _file(path: Path) -> Path | bytes | None:
     if is_remote(path):
         return files.get(path)
     return path if path.is_file() else None
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says, without what it adds."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -116,11 +116,9 @@ def key_of(where: str | Path) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why a store failed, in one line."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, PermissionError):
-        return f"access is refused: {text}"
-    return text or type(error).__name__
+    """Why a store failed, in one line of at most about 300 characters."""
+    text = one_line(error, with_type=False)[:300]
+    return f"access is refused: {text}" if isinstance(error, PermissionError) else text
 
 
 def _lacking(url: str, error: ImportError) -> ConfigError:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, DataError, NotFinished
+from pipeline.errors import ConfigError, DataError, NotFinished, one_line
 from pipeline.storage import files
-from pipeline.storage.parquet import first_line, is_sealed, read, write
+from pipeline.storage.parquet import is_intact, read, write
 from pipeline.storage.paths import is_remote
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
@@ -120,7 +120,8 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
         bounds = [footer.row_group(group).column(0).statistics for group in groups]
         in_place = bool(bounds) and (bounds[0].min, bounds[-1].max) == (planned[0], planned[-1])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        log.warning("%s is damaged and is computed again: %s", path, first_line(error))
+        reason = one_line(error, with_type=False, first_line_only=True)
+        log.warning("%s is damaged and is computed again: %s", path, reason)
         return False
     if not (rows and fits and in_place):
         log.warning("%s does not belong to this plan and is computed again", path)
@@ -154,7 +155,7 @@ def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) ->
     """
     shards = range(setup.n_shards) if shards is None else shards
     return _without(
-        lambda shard: _is_sealed(run.part(shard)) and is_committed(run, setup, shard), run, shards
+        lambda shard: _is_intact(run.part(shard)) and is_committed(run, setup, shard), run, shards
     )
 
 
@@ -170,9 +171,9 @@ def _without(holds: Callable[[int], bool], run: RunFolder, shards: Iterable[int]
     return [shard for shard in shards if shard not in held]
 
 
-def _is_sealed(part: Path) -> bool:
+def _is_intact(part: Path) -> bool:
     """Whether a part is whole; one that is missing says nothing."""
-    whole = is_sealed(part)
+    whole = is_intact(part)
     if whole is False:
         log.warning("%s is damaged and is computed again: its bytes changed", part)
     return bool(whole)

@@ -18,8 +18,7 @@ import pytest
 
 from helpers.setups import resolved
 from pipeline.errors import ConfigError, DataError, NotFinished
-from pipeline.storage import files as storage_files
-from pipeline.storage import parquet, run_folder, scan
+from pipeline.storage import atomic, parquet, run_folder, scan
 from pipeline.storage.run_folder import Plan, RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.schema import plan_schema
@@ -160,7 +159,7 @@ class TestWrite:
             steps.append(("rename", path.exists()))
             return rename(source, target)
 
-        monkeypatch.setattr(storage_files, "sync", lambda p: steps.append((p.name, path.exists())))
+        monkeypatch.setattr(atomic, "sync", lambda p: steps.append((p.name, path.exists())))
         monkeypatch.setattr(Path, "replace", noted_rename)
         parquet.write(NEW, path)
         draft = f".x.parquet.{os.getpid()}.tmp"
@@ -169,8 +168,8 @@ class TestWrite:
     def test_a_killed_writer_leaves_a_draft_that_is_swept(self, run: RunFolder) -> None:
         code = (
             "import os, sys; from pathlib import Path; import pyarrow as pa\n"
-            "from pipeline.storage import files, parquet\n"
-            "files.sync = lambda path: os.kill(os.getpid(), 9)\n"
+            "from pipeline.storage import atomic, parquet\n"
+            "atomic.sync = lambda path: os.kill(os.getpid(), 9)\n"
             "parquet.write(pa.table({'a': [1]}), Path(sys.argv[1]))"
         )
         before, path = files(run.path), run.part(0)

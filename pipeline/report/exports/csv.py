@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pipeline.report.exports.review import Review
-from pipeline.storage.files import drafted
+from pipeline.storage.atomic import drafted
 
 
 def write_csv(review: Review, path: Path) -> None:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 from pipeline.errors import ConfigError
 from pipeline.report.exports.review import SEPARATOR, Review, absolute
-from pipeline.storage.files import drafted
+from pipeline.storage.atomic import drafted
 from pipeline.storage.schema import Row
 
 LOCAL_FILES = "/data/local-files/?d="

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.data import pictures
 from pipeline.report import overlay
 from pipeline.report.exports.review import Review
-from pipeline.storage.files import drafted
+from pipeline.storage.atomic import drafted
 from pipeline.storage.schema import FOCUS, Row
 
 CATEGORIES = ("label", "prediction", "kind", "finding_id")

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.config import Config
 from pipeline.run.state import Journal
-from pipeline.storage import files, parquet
+from pipeline.storage import atomic, files, parquet
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_folder import RunFolder
 
@@ -49,7 +49,7 @@ def write(config: Config, journal: Journal) -> None:
     path = path_of(config)
     try:
         found = figures(config, journal, _last_success(path, config.run_id))
-        files.write_text(_exposition(config.run_id, found), path, 0o644)
+        atomic.write_text(_exposition(config.run_id, found), path, 0o644)
     except Exception as error:  # noqa: BLE001 - the audit itself is complete
         log.warning("metrics: %s cannot be written: %s", path, error)
 
