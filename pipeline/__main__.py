@@ -8,16 +8,23 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from pipeline.cli.help import print_help
 from pipeline.config import conf_dir, load
 from pipeline.errors import AuditError, Stopped
 
 log = logging.getLogger("camaudit")
 
 
+def main() -> None:
+    """Run the command of sys.argv and exit."""
+    if not print_help("config", sys.argv[1:]):
+        _run()
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def main(composed: DictConfig) -> None:
+def _run(composed: DictConfig) -> None:
     """Run the audit and exit; Hydra drops return values."""
-    from pipeline.run.signals import stop_on_signals  # noqa: PLC0415 - --help needs none of this
+    from pipeline.run.signals import stop_on_signals  # noqa: PLC0415 - --help needs none
     from pipeline.stages.audit import run_audit  # noqa: PLC0415
 
     try:

@@ -129,6 +129,31 @@ def test_help_shows_groups_and_keys(tmp_path: Path) -> None:
     assert shown.returncode == 0
     for word in ("dataset: custom, demo, huggingface", "path_column: path", "target_layer: auto"):
         assert word in shown.stdout
+    wrong = run("--help", "dataset=none", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "Could not find 'dataset/none'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "arguments"),
+    [
+        ("pipeline.__main__", "_run", ["--help"]),
+        ("pipeline.__main__", "_run", ["--help", "dataset=manifest", "model=timm"]),
+        ("pipeline.cli.explain", "_composed", ["-h", "model=custom"]),
+    ],
+)
+def test_the_help_is_the_one_that_hydra_prints(
+    module: str, function: str, arguments: list[str], tmp_path: Path
+) -> None:
+    texts = []
+    for called in (function, "main"):
+        code = f"from {module} import {called}; {called}()"
+        command = [sys.executable, "-c", code, *arguments]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+        texts.append(ended.stdout)
+    assert "Settings (set with key=value" in texts[0]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from pipeline.cli.help import print_help
 from pipeline.config import conf_dir
 from pipeline.errors import AuditError
 
@@ -16,9 +17,10 @@ FREE_TEXT = ("image", "class", "output", "run")
 
 
 def main() -> None:
-    """Explain one picture and exit; Hydra reads the settings."""
+    """Explain one image and exit; Hydra reads the settings."""
     sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
-    _composed()
+    if not print_help("explain", sys.argv[1:]):
+        _composed()
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="explain")

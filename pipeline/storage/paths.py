@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from pipeline.errors import ConfigError, one_line
 
@@ -25,8 +24,9 @@ RULES = {
     **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"), PUT),
     "hdfs": RENAME,
 }
-"""How a file is committed, by protocol, so that it is there whole or not at all. Files of this
-machine have a rule of their own in store.write; elsewhere nothing is written. memory is for tests.
+"""How a file in a bucket is committed, by protocol, so that it is there whole or not at all.
+
+storage.atomic commits files of this machine. Other protocols are refused; memory is for tests.
 """
 _opened: dict[tuple[str, int], AbstractFileSystem] = {}
 """Filesystems by anchor and process. A child keeps its parent's without using them: were they
@@ -43,6 +43,8 @@ def to_path(text: str | Path) -> Path:
     if protocol is None or not isinstance(text, str):
         return Path(text) if isinstance(text, str) else text
     if protocol == "file":
+        from urllib.request import url2pathname  # noqa: PLC0415 - takes 50 ms
+
         return Path(url2pathname(urlsplit(text).path))
     filesystem(text)  # says what is lacking in our words
     try:
