@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.cam import graph
-from pipeline.config import AUTO, DataConfig, ExplainConfig, filled, load
+from pipeline.config import AUTO, DataConfig, ExplainConfig, load, to_settings
 from pipeline.data.class_names import folded
 from pipeline.data.datasets import open_source
 from pipeline.data.decode import DecodeError, decode, read_file
@@ -150,7 +150,7 @@ def settings(composed: DictConfig) -> tuple[ExplainConfig, ModelOfRun | None]:
     OmegaConf.set_struct(composed, False)  # noqa: FBT003 - has no keyword
     composed["wanted"] = composed.pop("class")
     if not composed.run:
-        return filled(composed, ExplainConfig), None
+        return to_settings(composed, ExplainConfig), None
     of = _model_of_run(to_path(composed.run))
     resolved = of.setup.resolved
     composed["model"] = of.settings["model"] | {"target_layer": resolved.target_layer}
@@ -160,7 +160,7 @@ def settings(composed: DictConfig) -> tuple[ExplainConfig, ModelOfRun | None]:
         composed[key] = getattr(resolved, key)
     if composed.batch_size == AUTO:
         composed["batch_size"] = resolved.batch_size
-    return filled(composed, ExplainConfig), of
+    return to_settings(composed, ExplainConfig), of
 
 
 def _model_of_run(folder: Path) -> ModelOfRun:

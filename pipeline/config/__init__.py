@@ -1,9 +1,12 @@
 """The settings: what stands in conf/ as dataclasses, and how they are filled and checked."""
 
+from pipeline.config.ranges import AUTO
 from pipeline.config.settings import (
-    AUTO,
     CHOICES,
     CHOSEN_BY,
+    METHODS,
+    OUTPUTS,
+    PRECISIONS,
     STAGES,
     AnalysisConfig,
     CamConfig,
@@ -29,20 +32,21 @@ from pipeline.config.settings import (
     ZooModel,
 )
 from pipeline.config.validate import (
-    ONE_OF,
     conf_dir,
-    filled,
     fingerprint,
     leaves,
     load,
     result_settings,
+    to_settings,
 )
 
 __all__ = [
     "AUTO",
     "CHOICES",
     "CHOSEN_BY",
-    "ONE_OF",
+    "METHODS",
+    "OUTPUTS",
+    "PRECISIONS",
     "STAGES",
     "AnalysisConfig",
     "CamConfig",
@@ -67,9 +71,9 @@ __all__ = [
     "TorchvisionDataset",
     "ZooModel",
     "conf_dir",
-    "filled",
     "fingerprint",
     "leaves",
     "load",
     "result_settings",
+    "to_settings",
 ]

@@ -1,4 +1,4 @@
-"""Every key in conf/: one dataclass per choice, with the defaults that stand there."""
+"""Every key in conf/: one dataclass per choice, with the default and range of each setting."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pipeline.config.ranges import (
+    AUTO,
+    Above,
+    AtLeast,
+    AutoOrAtLeast,
+    OneOf,
+    Share,
+    setting,
+)
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_setup import JsonObject
 
 STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
 KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")
-"""Of suspects."""
-AUTO = "auto"
+"""Kinds of suspects (storage.schema.SuspectKind)."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+METHODS = ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam")
+OUTPUTS = ("multiclass", "binary", "multilabel")
 
 
 @dataclass
@@ -71,7 +82,7 @@ class CustomDataset:
 
 @dataclass
 class PreprocessConfig:
-    """From a decoded picture to what the model expects; None: what its weights say."""
+    """How an image becomes the model's input; None leaves a key to what the weights say."""
 
     resize: Any = None
     crop: Any = None
@@ -89,7 +100,7 @@ class ModelConfig:
     trust_checkpoint: bool = False
     class_names: Any = None
     target_layer: str = AUTO
-    output: str = "multiclass"
+    output: str = setting("multiclass", OneOf(OUTPUTS))
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
@@ -111,56 +122,56 @@ class CustomModel(ModelConfig):
 
 @dataclass
 class CamConfig:
-    """How a prediction is explained."""
+    """The CAM method, and the size of an embedding in the tables."""
 
-    method: str = "gradcam"
-    embedding_dim: int = 128
+    method: str = setting("gradcam", OneOf(METHODS))
+    embedding_dim: int = setting(128, AtLeast(1))
 
 
 @dataclass
 class ExecutorConfig:
-    """Where shards are computed."""
+    """Executor of the shards: this process."""
 
     name: str = "local"
 
 
 @dataclass
 class RayExecutor(ExecutorConfig):
-    """On a Ray cluster."""
+    """Executor of the shards: workers of a Ray cluster."""
 
     name: str = "ray"
     address: str | None = None
-    workers: int | str = AUTO
-    cpus_per_worker: int | str = AUTO
-    gpus_per_worker: float | str = AUTO
-    tries: int = 3
-    timeout: float = 120.0
+    workers: int | str = setting(AUTO, AutoOrAtLeast(1))
+    cpus_per_worker: int | str = setting(AUTO, AutoOrAtLeast(1))
+    gpus_per_worker: float | str = setting(AUTO, AutoOrAtLeast(0))
+    tries: int = setting(3, AtLeast(1))
+    timeout: float = setting(120.0, AtLeast(1))
 
 
 @dataclass
 class PartitionConfig:
-    """Which share of the shards this process computes; auto asks torchrun and Slurm."""
+    """The partition of the shards that this process computes; auto: as torchrun or Slurm say."""
 
-    index: int | str = AUTO
-    count: int | str = AUTO
+    index: int | str = setting(AUTO, AutoOrAtLeast(0))
+    count: int | str = setting(AUTO, AutoOrAtLeast(1))
 
 
 @dataclass
 class LoaderConfig:
     """How images reach the device."""
 
-    batch_size: int | str = AUTO
-    num_workers: int | str = AUTO
-    shard_size: int = 1024
+    batch_size: int | str = setting(AUTO, AutoOrAtLeast(1))
+    num_workers: int | str = setting(AUTO, AutoOrAtLeast(0))
+    shard_size: int = setting(1024, AtLeast(1))
 
 
 @dataclass
 class DataConfig:
     """Limits on the data."""
 
-    max_error_rate: float = 0.05
-    max_pixels: int = 89_478_485
-    timeout: float | None = 60.0
+    max_error_rate: float = setting(0.05, Share())
+    max_pixels: int = setting(89_478_485, AtLeast(1))
+    timeout: float | None = setting(60.0, Above(0))
     hash: bool = False
 
 
@@ -168,17 +179,17 @@ class DataConfig:
 class AnalysisConfig:
     """Sample sizes and error rates of discover, verify and rank."""
 
-    sample_per_class: int = 300
-    trials: int = 120
-    permutations: int = 200
-    fdr: float = 0.05
-    min_effect: float = 0.1
-    max_suspects: int = 1000
+    sample_per_class: int = setting(300, AtLeast(1))
+    trials: int = setting(120, AtLeast(1))
+    permutations: int = setting(200, AtLeast(1))
+    fdr: float = setting(0.05, Share())
+    min_effect: float = setting(0.1, Share())
+    max_suspects: int = setting(1000, AtLeast(0))
 
 
 @dataclass
 class RankConfig:
-    """What the ranking knows beside the tables."""
+    """What a person has decided about suspects of an earlier run."""
 
     decisions: str | None = None
 
@@ -187,14 +198,14 @@ class RankConfig:
 class GateConfig:
     """What a run must not find; None sets no limit."""
 
-    confirmed_findings: int | None = None
-    new_findings: int | None = None
+    confirmed_findings: int | None = setting(None, AtLeast(0))
+    new_findings: int | None = setting(None, AtLeast(0))
     suspects: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(KINDS))
     suspect_share: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(KINDS))
-    error_rate: float | None = None
-    accuracy: float | None = None
-    accuracy_drop: float | None = None
-    drifted_classes: int | None = None
+    error_rate: float | None = setting(None, Share())
+    accuracy: float | None = setting(None, Share())
+    accuracy_drop: float | None = setting(None, Share())
+    drifted_classes: int | None = setting(None, AtLeast(0))
 
 
 @dataclass
@@ -209,11 +220,11 @@ class MlflowConfig:
 class ReportConfig:
     """What the report shows."""
 
-    suspects: int = 1000
-    examples: int = 400
-    thumbnail: int = 448
+    suspects: int = setting(1000, AtLeast(0))
+    examples: int = setting(400, AtLeast(0))
+    thumbnail: int = setting(448, AtLeast(16))
     colormap: str = "viridis"
-    alpha: float = 0.5
+    alpha: float = setting(0.5, Share())
 
 
 @dataclass
@@ -223,10 +234,10 @@ class Config:
     run_id: str = "audit"
     output_dir: str = "outputs"
     device: str = AUTO
-    precision: str = AUTO
+    precision: str = setting(AUTO, OneOf((AUTO, *PRECISIONS)))
     channels_last: bool = True
     compile: bool = False
-    seed: int = 0
+    seed: int = setting(0, AtLeast(0))
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     baseline: str | None = None
     retry_errors: bool = False
@@ -261,18 +272,18 @@ class ExplainConfig:
     separate: bool = False
     show: bool | str = AUTO
     colormap: str = "viridis"
-    alpha: float = 0.5
+    alpha: float = setting(0.5, Share())
     device: str = AUTO
-    precision: str = "fp32"
+    precision: str = setting("fp32", OneOf((AUTO, *PRECISIONS)))
     channels_last: bool = True
-    batch_size: int | str = AUTO
-    seed: int = 0
+    batch_size: int | str = setting(AUTO, AutoOrAtLeast(1))
+    seed: int = setting(0, AtLeast(0))
     model: Any = field(default_factory=ZooModel)
     cam: CamConfig = field(default_factory=CamConfig)
 
 
 CHOSEN_BY = {"dataset": "kind", "model": "kind", "executor": "name"}
-"""The key of a group that says which choice it is."""
+"""The key in a group of settings that names the choice."""
 CHOICES: dict[str, dict[str, type]] = {
     "executor": {"local": ExecutorConfig, "ray": RayExecutor},
     "dataset": {

@@ -1,4 +1,4 @@
-"""From what Hydra composed to plain dataclasses, filled and checked in one go."""
+"""From what Hydra composed to plain dataclasses: every mistake is reported at once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.settings import AUTO, CHOICES, CHOSEN_BY, KINDS, STAGES, Config
+from pipeline.config.ranges import KEY, Range
+from pipeline.config.settings import CHOICES, CHOSEN_BY, KINDS, STAGES, Config
 from pipeline.errors import ConfigError, one_line
 from pipeline.storage.files import StoreError, is_file
 from pipeline.storage.paths import check_writable, protocol_of, to_path
@@ -29,11 +31,11 @@ def conf_dir() -> Path:
 
 
 def load(composed: DictConfig) -> Config:
-    """The settings of a run, as `filled`."""
-    return filled(composed, Config)
+    """The settings of a run (`to_settings`)."""
+    return to_settings(composed, Config)
 
 
-def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
+def to_settings(composed: DictConfig, kind: type[Settings]) -> Settings:
     """Merge what Hydra composed into plain dataclasses of a kind.
 
     Raises:
@@ -42,15 +44,15 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
     try:
         container = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        told = one_line(error, with_type=False, first_line_only=True)
-        raise ConfigError(f"settings that cannot be used:\n  {error.full_key}: {told}") from error
+        reason = one_line(error, with_type=False, first_line_only=True)
+        raise ConfigError(f"settings that cannot be used:\n  {error.full_key}: {reason}") from error
     assert isinstance(container, dict)
     raw = {str(key): value for key, value in container.items()}
     schema, problems = _schema(raw, kind)
     unusable: set[str] = set()
     for key, value in leaves(raw):
         try:
-            OmegaConf.update(schema, key, _as_it_stands(value))
+            OmegaConf.update(schema, key, _escape_references(value))
         except OmegaConfBaseException as error:
             problems.append(f"{key}: {one_line(error, with_type=False, first_line_only=True)}")
             unusable.add(key)
@@ -64,10 +66,10 @@ def filled(composed: DictConfig, kind: type[Settings]) -> Settings:
     return config
 
 
-def _as_it_stands(value: object) -> object:
-    """A value that was resolved, in which ${ is no reference any more."""
+def _escape_references(value: object) -> object:
+    """A resolved value for OmegaConf, which would take ${ in it for a reference."""
     if isinstance(value, list):
-        return [_as_it_stands(each) for each in value]
+        return [_escape_references(each) for each in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
@@ -84,7 +86,7 @@ def result_settings(config: Config) -> JsonObject:
     """The settings, by dotted key, that change what the explain stage writes.
 
     Executor, workers, analysis, report and limits may differ between two attempts at a run;
-    these may not. Device, batch size and layer are compared as decided, not as written.
+    these may not. Device, batch size and layer are compared as resolved, not as written.
     """
     tree: JsonObject = {
         "seed": config.seed,
@@ -95,7 +97,7 @@ def result_settings(config: Config) -> JsonObject:
         "data": {"max_pixels": config.data.max_pixels, "hash": config.data.hash},
     }
     tree["model"].pop("target_layer")
-    tree["dataset"].pop("download", None)  # how the files came, not what they are
+    tree["dataset"].pop("download", None)  # changes no file
     return dict(leaves(tree))
 
 
@@ -112,7 +114,7 @@ def _as_dict(choice: object) -> JsonObject:
 
 
 def _schema(raw: JsonObject, kind: type) -> tuple[DictConfig, list[str]]:
-    """The structured config for the choices that `raw` made, and what is wrong with those."""
+    """The structured config for the choices in `raw`, and a message for each unknown choice."""
     schema, problems = OmegaConf.structured(kind), []
     for group, kinds in CHOICES.items():
         if group not in schema:
@@ -129,85 +131,40 @@ def _schema(raw: JsonObject, kind: type) -> tuple[DictConfig, list[str]]:
     return schema, problems
 
 
-ONE_OF = {
-    "precision": (AUTO, "fp32", "bf16", "fp16"),
-    "cam.method": ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam"),
-    "model.output": ("multiclass", "binary", "multilabel"),
-}
-LEAST = {
-    "seed": 0,
-    "loader.shard_size": 1,
-    "executor.tries": 1,
-    "executor.timeout": 1,
-    "cam.embedding_dim": 1,
-    "data.max_pixels": 1,
-    "analysis.sample_per_class": 1,
-    "analysis.trials": 1,
-    "analysis.permutations": 1,
-    "analysis.max_suspects": 0,
-    "report.suspects": 0,
-    "report.examples": 0,
-    "report.thumbnail": 16,
-}
-SHARES = (
-    "data.max_error_rate",
-    "analysis.fdr",
-    "analysis.min_effect",
-    "gate.error_rate",
-    "gate.accuracy",
-    "gate.accuracy_drop",
-    "report.alpha",
-    "alpha",
-)
-COUNTS = {
-    "loader.batch_size": 1,
-    "loader.num_workers": 0,
-    "batch_size": 1,
-    "executor.workers": 1,
-    "executor.cpus_per_worker": 1,
-    "executor.gpus_per_worker": 0,
-    "shard.index": 0,
-    "shard.count": 1,
-}
-"""Least values of what may also be auto."""
-
-
 def _range_problems(schema: DictConfig) -> Iterator[str]:
-    """Values of the right type that cannot work."""
+    """Settings of the right type whose value is outside of its range."""
     if "run_id" in schema and not re.fullmatch(r"[\w+=-][\w.+=-]*", schema.run_id):
         yield f"run_id: {schema.run_id!r} may hold letters, digits and . _ + = - only"
     if "stages" in schema:
         named = list(schema.stages)
         if not named or named != [stage for stage in STAGES if stage in named]:
             yield f"stages: {named} is no part of {', '.join(STAGES)}, in this order"
-    for key, names in ONE_OF.items():
-        if OmegaConf.select(schema, key, default=names[0]) not in names:
-            yield f"{key}: {OmegaConf.select(schema, key)!r} is none of {', '.join(names)}"
-    for key, least in COUNTS.items():
-        value = OmegaConf.select(schema, key, default=AUTO)
-        if value != AUTO and (isinstance(value, str) or value < least):
-            yield f"{key}: {value!r} is neither auto nor a number from {least} up"
-    for key, least in LEAST.items():
-        if OmegaConf.select(schema, key, default=least) < least:
-            yield f"{key}: {OmegaConf.select(schema, key)} is below {least}"
-    if (OmegaConf.select(schema, "data.timeout") or 1) <= 0:
-        yield f"data.timeout: {schema.data.timeout} is not above 0"
-    for key in SHARES:
-        if not 0 <= (OmegaConf.select(schema, key) or 0) <= 1:
-            yield f"{key}: {OmegaConf.select(schema, key)} is not between 0 and 1"
+    for key, allowed, value in _ranged(schema):
+        problem = allowed.problem(value)
+        if problem:
+            yield f"{key}: {problem}"
+
+
+def _ranged(schema: DictConfig, prefix: str = "") -> Iterator[tuple[str, Range, object]]:
+    """Dotted key, range and value of every setting that has a range and is not null."""
+    kind = OmegaConf.get_type(schema)
+    for each in fields(kind) if is_dataclass(kind) else ():
+        key = f"{prefix}{each.name}"
+        value = None if OmegaConf.is_missing(schema, each.name) else schema[each.name]
+        if isinstance(value, DictConfig):
+            yield from _ranged(value, f"{key}.")
+        elif KEY in each.metadata and value is not None:
+            yield key, each.metadata[KEY], value
 
 
 def _gate_problems(schema: DictConfig) -> Iterator[str]:
-    """Limits that can never be held against anything."""
+    """Limits of the gate that this run can never check."""
     for name in ("suspects", "suspect_share"):
         for kind, most in (OmegaConf.select(schema, f"gate.{name}") or {}).items():
             if kind not in KINDS:
                 yield f"gate.{name}: {kind!r} is none of {', '.join(KINDS)}"
             elif most is not None and (most < 0 or (name == "suspect_share" and most > 1)):
                 yield f"gate.{name}.{kind}: {most} is out of range"
-    for name in ("confirmed_findings", "new_findings", "drifted_classes"):
-        if (OmegaConf.select(schema, f"gate.{name}") or 0) < 0:
-            yield f"gate.{name}: {OmegaConf.select(schema, f'gate.{name}')} is below 0"
     if "gate" in schema and schema.baseline is None:
         for name in ("new_findings", "accuracy_drop", "drifted_classes"):
             if OmegaConf.select(schema, f"gate.{name}") is not None:
@@ -215,17 +172,17 @@ def _gate_problems(schema: DictConfig) -> Iterator[str]:
 
 
 def _path_problems(schema: DictConfig) -> Iterator[str]:
-    """What is read only late in a run, and should not be missed then."""
+    """Files that a late stage reads or writes, checked before the run begins."""
     decisions = OmegaConf.select(schema, "rank.decisions")
     if decisions is not None:
-        yield from _lacking("rank.decisions", decisions, "", f"there is no file {decisions}")
+        yield from _missing_file("rank.decisions", decisions, "", f"there is no file {decisions}")
     metrics = OmegaConf.select(schema, "metrics")
     if metrics is not None and Path(metrics).suffix != ".prom":
         yield f"metrics: {metrics} does not end in .prom, and would not be collected"
     baseline = OmegaConf.select(schema, "baseline")
     if baseline is not None:
         no_run = f"{baseline} is not the folder of a run"
-        yield from _lacking("baseline", baseline, "plan.parquet", no_run)
+        yield from _missing_file("baseline", baseline, "plan.parquet", no_run)
     for key in ("output_dir", "metrics"):
         try:
             check_writable(key, OmegaConf.select(schema, key) or "")
@@ -234,17 +191,17 @@ def _path_problems(schema: DictConfig) -> Iterator[str]:
             yield str(error)
 
 
-def _lacking(key: str, text: str, name: str, words: str) -> Iterator[str]:
-    """What is wrong with a file, or a file of that name in a folder, that is to be read."""
+def _missing_file(key: str, text: str, name: str, message: str) -> Iterator[str]:
+    """The message, if the path `text`, or the file `name` in that folder, does not exist."""
     try:
         if not is_file(to_path(text) / name if name else to_path(text)):
-            yield f"{key}: {words}"
+            yield f"{key}: {message}"
     except (ConfigError, StoreError) as error:
         yield f"{key}: {error}"
 
 
 def attempts(output_dir: str, run_id: str) -> str:
-    """The folder of Hydra's own files, which is on this machine even if the run's is not."""
+    """The folder of Hydra's own files: on this machine, even if the run is in a bucket."""
     if protocol_of(output_dir) is None:
         return f"{output_dir}/{run_id}/attempts"
     if protocol_of(output_dir) == "file":

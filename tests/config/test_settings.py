@@ -20,7 +20,7 @@ from pipeline.cam import methods
 from pipeline.config import (
     CHOICES,
     CHOSEN_BY,
-    ONE_OF,
+    METHODS,
     STAGES,
     Config,
     CustomDataset,
@@ -139,7 +139,7 @@ class TestConfMirrorsTheDataclasses:
         assert type(made.model) is CHOICES["model"].get(model, CustomModel)
 
     def test_names_that_can_be_chosen(self) -> None:
-        assert set(ONE_OF["cam.method"]) == set(methods.METHODS)
+        assert set(METHODS) == set(methods.METHODS)
         found = {module.name for module in pkgutil.iter_modules(executors.__path__)}
         assert set(CHOICES["executor"]) == found
         assert set(GROUPS["executor"]) == found
