@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.run.partition import WHOLE, Partition
-from pipeline.storage.lock import LOCK_ATTEMPTS, NAME, hold, partition_locks
+from pipeline.storage.lease import NAME
+from pipeline.storage.lock import LOCK_ATTEMPTS, hold, partition_locks
 
 
 @contextmanager

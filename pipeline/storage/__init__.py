@@ -1,1 +1,1 @@
-"""Files and tables of this machine and of buckets: named, committed, sealed, locked, scanned."""
+"""Files and tables of runs, in folders and buckets: paths, commits, checksums, locks, schemas."""

@@ -1,9 +1,9 @@
-"""A digest inside a Parquet file: one flipped bit anywhere in it is noticed before it is parsed.
+"""A checksum inside a Parquet file, so that a flipped bit is noticed before the file is parsed.
 
-Page checksums cover pages, not their headers and not the footer; a bit flipped there reads as other
-data, or ends the process in the library that parses it. So the digest of all other bytes stands
-between the last page and the footer, where readers of Parquet look at nothing: a footer counts
-offsets from the beginning of the file, and is itself found from the end.
+Page checksums cover pages, but neither page headers nor the footer; a bit flipped there reads as
+other data, or crashes the library that parses it. The checksum of all other bytes stands between
+the last page and the footer. Readers of Parquet ignore these bytes: they find the footer from the
+end of the file, and pages by offsets from its beginning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END = 8
 
 
 def add_checksum(path: Path) -> None:
-    """Put the digest into a Parquet file that has none.
+    """Add the checksum to a Parquet file that has none.
 
     Raises:
         OSError: disk full.
@@ -31,17 +31,17 @@ def add_checksum(path: Path) -> None:
 
 
 def with_checksum(content: bytes) -> bytes:
-    """A Parquet file that has no digest, with it."""
+    """The bytes of a Parquet file, with the checksum added."""
     footer = len(content) - END - _length_of_footer(content)
     digest = _digest(content[:footer], content[footer:])
     return b"".join([content[:footer], MAGIC, digest, content[footer:]])
 
 
 def is_intact(file: Path | bytes) -> bool | None:
-    """Whether a file, or the bytes of one, is as it was closed; None where it has no digest.
+    """Whether a file, or its bytes, agrees with its checksum; None if it has no checksum.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if isinstance(file, bytes):
         return _is_intact(memoryview(file))

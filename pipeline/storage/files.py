@@ -1,4 +1,4 @@
-"""Files at places, here or in a bucket: read, committed, listed, removed."""
+"""Read, write, list and remove files, in a folder of this machine or in a bucket."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ FileInfo = dict[str, Any]
 """What fsspec knows of a file: name, size, and times and digests under names of each store."""
 
 SIDE_BY_SIDE = 32
-"""Requests at a time where there are many small ones."""
+"""Number of small requests to a bucket that run at the same time."""
 
 _TIMES = ("LastModified", "mtime", "last_modified", "updated", "created")
 _SUMS = ("ETag", "etag", "md5Hash", "content_md5")
 guards: list[Callable[[Path], None]] = []
-"""Asked before anything is written or removed in a bucket; they raise StoreError to refuse."""
+"""Called before anything is written or removed in a bucket; a guard raises StoreError to refuse."""
 
 
 class StoreError(OSError):
-    """A bucket or its server refused or failed; the message names the place and says why."""
+    """A bucket or its server refused or failed; the message names the path and the reason."""
 
 
 def is_unreachable(error: StoreError) -> bool:
-    """Whether a server did not answer, as it may later; else it refused, as it will again."""
+    """Whether the server did not answer; a later attempt may succeed, unlike after a refusal."""
     cause = error.__cause__
     named = re.search("Connect|Timeout|Disconnect", type(cause).__name__)
     return isinstance(cause, ConnectionError | TimeoutError) or named is not None
 
 
 def get(path: Path, *, last: int | None = None) -> bytes | None:
-    """The bytes of a file in a bucket, or its last ones; None where there is no such file.
+    """The bytes of a file in a bucket, or its last `last` bytes; None if there is no such file.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -59,7 +59,7 @@ def get(path: Path, *, last: int | None = None) -> bytes | None:
 
 
 def fetch(url: str, most: int) -> bytes:
-    """The bytes of an object, at most so many, by one request; raises what its library raises."""
+    """At most `most` bytes of an object, by one request; raises what the store's library raises."""
     return cast("bytes", filesystem(url).cat_file(key_of(url), end=most))
 
 
@@ -73,7 +73,7 @@ def _cat(path: Path, last: int | None) -> bytes:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Commit a file in a bucket by the rule of its protocol, and see that it arrived.
+    """Commit a file in a bucket by the rule of its protocol, and check what arrived.
 
     Raises:
         StoreError: it did not arrive; what was there before stays.
@@ -108,14 +108,14 @@ def _renamed(store: FileSystem, key: str, content: bytes) -> None:
 
 
 def _arrived(store: FileSystem, key: str, content: bytes) -> bool:
-    """Whether a file has a size and digest; where the store tells no MD5, it is read back."""
+    """Whether a file has the size and MD5 of the content; a store without MD5 is read back."""
     info = store.info(key)
     if info["size"] != len(content):
         return False
     digest = hashlib.md5(content, usedforsecurity=False)
     sums = (digest.hexdigest(), b64encode(digest.digest()).decode())
-    told = [str(info.get(name)).strip('"') for name in _SUMS]
-    return any(each in sums for each in told) or store.cat_file(key) == content
+    stored = [str(info.get(name)).strip('"') for name in _SUMS]
+    return any(each in sums for each in stored) or store.cat_file(key) == content
 
 
 def make_folder(folder: Path) -> None:
@@ -140,7 +140,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, there or not.
+    """Remove a file; a file that does not exist is no error.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -155,7 +155,7 @@ def remove(path: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file.
+    """Whether a path is a file.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -164,10 +164,10 @@ def is_file(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, as Path.read_text in UTF-8.
+    """The text of a file in UTF-8.
 
     Raises:
-        OSError: it cannot be read; FileNotFoundError where it is not there.
+        OSError: the file cannot be read; FileNotFoundError: it does not exist.
     """
     if not is_remote(path):
         return path.read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def read_text(path: Path) -> str:
 
 
 def modified(path: Path) -> float | None:
-    """When a file was written, in seconds since 1970 by the clock of its store; None: not there.
+    """When a file was written (seconds since 1970, clock of its store); None if it does not exist.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -221,7 +221,7 @@ def local_folders(folder: Path) -> list[Path]:
 
 
 def _info(path: Path) -> FileInfo:
-    """What the store knows of a file, empty where there is none."""
+    """What the store knows of a file; empty if the file does not exist."""
     with _reached(path):
         try:
             return cast("FileInfo", filesystem(path).info(key_of(path)))
@@ -237,13 +237,13 @@ def _when(info: FileInfo) -> float:
 
 
 def stamp(info: FileInfo) -> str:
-    """Size, and what changes when a file is written, from a listing."""
+    """Size, and ETag or time, of a file in a listing: a text that changes with the file."""
     tag = next((str(info[name]).strip('"') for name in _SUMS if info.get(name)), None)
     return f"{info['size']} {tag or _when(info)}"
 
 
 def listed(folder: str | Path) -> dict[str, FileInfo]:
-    """All files below a folder in a bucket, by their path in it; empty where there are none.
+    """All files below a folder in a bucket, by their path relative to the folder.
 
     Raises:
         StoreError: no such bucket; the store does not answer or refuses.
@@ -256,7 +256,7 @@ def listed(folder: str | Path) -> dict[str, FileInfo]:
 
 
 def names(folder: Path, pattern: str) -> list[Path]:
-    """Files right in a folder that match a pattern, sorted; hidden ones if the pattern says so.
+    """Files directly in a folder that match a glob pattern, sorted.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -274,10 +274,10 @@ def has_files(folder: Path) -> bool:
 
 
 def upload(folder: Path, to: Path, last: str) -> None:
-    """Bring a local folder into a bucket, one file of it at the end; what else was there goes.
+    """Copy a local folder into a bucket, the file `last` at the end; remove all other files there.
 
     Raises:
-        StoreError: the store does not answer or refuses; what was there before may be mixed then.
+        StoreError: the store does not answer or refuses; old and new files may then be mixed.
     """
     made = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
     store, key = filesystem(to), key_of(to)
@@ -296,7 +296,7 @@ def upload(folder: Path, to: Path, last: str) -> None:
 
 @contextmanager
 def fetched(path: Path) -> Iterator[Path]:
-    """A file or folder as one of this machine: itself, or a copy for a while.
+    """A file or folder on this machine: the path itself, or a temporary copy from a bucket.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -313,7 +313,7 @@ def fetched(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _reached(path: str | Path) -> Iterator[None]:
-    """Whatever a store's library raises inside, as a StoreError that names the place."""
+    """Raise every exception of a store's library inside as a StoreError that names the path."""
     try:
         yield
     except StoreError:

@@ -1,9 +1,9 @@
-"""A lease on a run in a bucket: one run at a time, where no kernel can watch over a lock.
+"""A lease on a run in a bucket: one process at a time, where no kernel holds a lock.
 
-It is an object that is created only where there is none (S3's If-None-Match, likewise elsewhere),
-and written anew while its holder lives. One that was not for STALE seconds, by the store's own
-clock, or whose process is gone from this machine, is taken over. A holder that lost its lease, or
-could not renew it for so long that others may think so, writes nothing more and ends.
+The lease is an object. A process creates it only if it does not exist (If-None-Match on S3, and
+the like elsewhere), and renews it while the run lasts. Another process takes a lease over if it
+was not renewed for STALE seconds, by the clock of the store, or if its holder on this machine has
+ended. A holder that lost its lease, or could not renew it in time, writes nothing more and ends.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ NAME = ".lock"
 EVERY = 20.0
 """Seconds between two renewals."""
 STALE = 90.0
-"""Seconds without renewal after which a lease is nobody's."""
+"""Seconds without renewal after which another process may take a lease over."""
 MARGIN = 15.0
-"""Seconds before that from which its holder does not trust it any more."""
+"""Seconds before STALE from which on the holder itself no longer trusts its lease."""
 SETTLE = 2.0
-"""Seconds to wait after a takeover, until others that saw the same stale lease have shown up."""
+"""Seconds to wait after a takeover, in which another process may take the same stale lease."""
 
 
 class Lease:
@@ -54,20 +54,20 @@ class Lease:
         self.ended = threading.Event()
 
     def content(self) -> bytes:
-        """Who holds it, as JSON."""
-        told: Holder = {
+        """Host, process and token of the holder, as JSON."""
+        holder: Holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "token": self.token,
         }
-        told |= {"machine": _machine(), "started": _started(os.getpid())}
-        return json.dumps(told).encode()
+        holder |= {"machine": _machine(), "started": _started(os.getpid())}
+        return json.dumps(holder).encode()
 
     def check(self, path: Path) -> None:
-        """Let nothing be written into a run whose lease is lost.
+        """Refuse to write into the run after the lease was lost.
 
         Raises:
-            StoreError: it is.
+            StoreError: the lease was lost.
         """
         if path != self.path and self.run in (path, *path.parents):
             if time.monotonic() - self.renewed > STALE - MARGIN:
@@ -76,7 +76,7 @@ class Lease:
                 raise StoreError(self.lost)
 
     def renew(self) -> None:
-        """Write it anew where it is still ours."""
+        """Write the lease again, if this process still holds it."""
         try:
             if _read(self.path).get("token") != self.token:
                 self.lost = f"another camaudit took over {self.run}"
@@ -90,7 +90,7 @@ class Lease:
                 self.lost = f"the lock of {self.run} could not be renewed: {error}"
 
     def watch(self) -> None:
-        """Renew it until the run ends; where it is lost, end the run."""
+        """Renew the lease until the run ends; end the run if the lease is lost."""
         while not self.ended.wait(EVERY):
             self.renew()
             if self.lost and not self.ended.is_set():
@@ -98,7 +98,7 @@ class Lease:
                 return
 
     def release(self) -> None:
-        """Let go of it, when nobody renews it any more."""
+        """Remove the lease, after the renewing thread has ended."""
         with suppress(StoreError):
             if _read(self.path).get("token") == self.token:
                 files.remove(self.path)
@@ -109,9 +109,9 @@ def held(run: Path) -> Iterator[None]:
     """Hold a run in a bucket for this process, from its main thread.
 
     Raises:
-        NotFinished: where another process holds it, or the store does not answer.
-        ConfigError: where nothing can be written there.
-        Superseded: at any moment inside, where it was lost.
+        NotFinished: another process holds the run, or the store does not answer.
+        ConfigError: the bucket cannot be written.
+        Superseded: the lease was lost; raised at any moment inside.
     """
     lease = Lease(run)
     try:
@@ -138,7 +138,7 @@ def held(run: Path) -> Iterator[None]:
 
 
 def is_held(run: Path) -> bool:
-    """Whether a process holds a run now; it may have ended less than STALE seconds ago.
+    """Whether a process holds a run; it may also have ended less than STALE seconds ago.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -148,8 +148,10 @@ def is_held(run: Path) -> bool:
 
 
 def _take(lease: Lease) -> None:
-    """Make the lease ours, where it is nobody's; a store that knows no exclusive PUT is looked at
-    before and after, which leaves it a moment in which two may think so.
+    """Take the lease for this process, if no other process holds it.
+
+    A store without an exclusive PUT is read before and after; there, two processes may hold the
+    lease for a moment.
     """
     holder = _read(lease.path)
     if holder and not _is_stale(lease.path, holder):
@@ -172,10 +174,10 @@ def _at_work(run: Path, holder: Holder) -> NotFinished:
 
 
 def _create(lease: Lease) -> bool:
-    """Whether the lease was made; not, where there is one already.
+    """Create the lease; False if there is one already.
 
     Raises:
-        StoreError: there is none, and none can be made.
+        StoreError: there is no lease, and none can be created.
     """
     store, key = paths.filesystem(lease.path), paths.key_of(lease.path)
     try:
@@ -193,7 +195,7 @@ def _create(lease: Lease) -> bool:
 
 
 def _create_by_rename(store: FileSystem, key: str, lease: Lease) -> None:
-    """As a rename on HDFS replaces nothing."""
+    """Create the lease by a rename, which on HDFS replaces no file."""
     draft = f"{key}.{lease.token}"
     store.makedirs(key.rpartition("/")[0], exist_ok=True)
     try:
@@ -207,7 +209,7 @@ def _create_by_rename(store: FileSystem, key: str, lease: Lease) -> None:
 
 
 def _is_stale(path: Path, holder: Holder) -> bool:
-    """Whether the holder of a lease is gone."""
+    """Whether the holder of a lease has ended or no longer renews it."""
     if holder.get("machine") == _machine() != "":
         return _is_gone(int(str(holder["pid"])), str(holder["started"]))
     probe = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
@@ -220,7 +222,7 @@ def _is_stale(path: Path, holder: Holder) -> bool:
 
 
 def _read(path: Path) -> Holder:
-    """Who holds a lease; empty where nobody does."""
+    """The holder of a lease; empty if there is no lease."""
     content = files.get(path)
     if content is None:
         return {}
@@ -231,7 +233,7 @@ def _read(path: Path) -> Holder:
 
 
 def _machine() -> str:
-    """What no other machine, container or boot has; empty where the system does not tell."""
+    """A text that is unique to machine, container and boot; empty if the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -240,12 +242,12 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, so that another with its number is told from it; empty: not known."""
+    """The start time of a process, which tells it from a later one with its number; or empty."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
-    return "ended" if told[0] in "ZX" else told[19]
+    return "ended" if stat[0] in "ZX" else stat[19]
 
 
 def _is_gone(pid: int, started: str) -> bool:

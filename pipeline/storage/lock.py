@@ -11,10 +11,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, Held
 from pipeline.storage import files, lease
+from pipeline.storage.lease import NAME
 from pipeline.storage.paths import is_remote
 
-NAME = ".lock"
-"""Name of the lock of a whole run."""
 LOCK_ATTEMPTS = 3
 """Attempts, 50 ms apart, before a lock counts as held: camaudit-status takes it for a moment."""
 

@@ -1,4 +1,4 @@
-"""A table as a Parquet file, here or in a bucket: committed whole or not at all, and read back."""
+"""Tables as Parquet files, in a folder or a bucket: committed as a whole, checked when read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ READS_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Commit a table: it is there whole, or not at all.
+    """Commit a table as a whole.
 
-    Its first two columns, which tell its rows apart, are read back and compared.
+    The first two columns, which identify the rows, are read back and compared before the commit.
 
     Raises:
-        DataError: where what was written reads back as something else.
+        DataError: the file reads back as another table.
         OSError: disk full, folder read-only, bucket out of reach; nothing is left behind.
     """
     if is_remote(path):
@@ -36,7 +36,7 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def _file_content(table: pa.Table, path: Path) -> bytes:
-    """A table as the bytes of its file, read back and compared in memory."""
+    """The bytes of a table's file, read back and compared in memory."""
     made = pa.BufferOutputStream()
     _write_parquet(table, made)
     content = checksum.with_checksum(made.getvalue().to_pybytes())
@@ -54,8 +54,10 @@ def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
 
 
 def _encodings(schema: pa.Schema) -> dict[str, object]:
-    """How pyarrow shall encode columns: floats byte by byte, which zstd packs better, texts and
-    integers as dictionaries and with statistics. Both on floats would double the time of writing.
+    """Arguments of pyarrow.parquet.write_table that choose the encoding of each column.
+
+    Floats are split into bytes, which zstd compresses better; texts and integers get dictionaries
+    and statistics. Dictionaries and statistics of floats would double the time of writing.
     """
     split = []
     for field in schema:
@@ -72,7 +74,7 @@ def _encodings(schema: pa.Schema) -> dict[str, object]:
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """A schema as this pyarrow can read it back: before 26, lists of fixed size are plain lists."""
+    """The schema that this pyarrow can read back: plain lists for fixed-size lists before 26."""
     if READS_FIXED_LISTS:
         return schema
     plain = [
@@ -85,11 +87,11 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A committed table, its digest and page checksums verified.
+    """Read a committed table; checksum and page checksums are checked.
 
     Raises:
-        NotFinished: where the stage that writes it has not run.
-        DataError: where the file is damaged.
+        NotFinished: the stage that writes the table has not run.
+        DataError: the file is damaged.
     """
     file = _file(path)
     if file is None:
@@ -98,7 +100,7 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Table:
-    """The table in a file that may be in memory, as `read`."""
+    """The table in a file or in the bytes of a file, as `read`."""
     try:
         if checksum.is_intact(file) is False:
             raise ValueError("its bytes are not those that were written")
@@ -116,16 +118,16 @@ def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Tab
 
 
 def is_intact(path: Path) -> bool | None:
-    """Whether every byte of a table is as it was committed, before anything parses it.
+    """Whether every byte of a table's file is that of its commit; nothing parses the file.
 
-    None where there is no such file.
+    None if there is no such file.
     """
     file = _file(path)
     return None if file is None else bool(checksum.is_intact(file))
 
 
 def _file(path: Path) -> Path | bytes | None:
-    """A file of this machine, the bytes of one in a bucket, None where there is none."""
+    """The path of a file on this machine, the bytes of a file in a bucket, or None."""
     if is_remote(path):
         return files.get(path)
     return path if path.is_file() else None

@@ -1,8 +1,8 @@
-"""Places that settings name: folders of this machine, and buckets through fsspec.
+"""Paths that settings name: of folders on this machine, and of buckets through fsspec.
 
-A place is a path. That of a bucket is a UPath, of which only the names are used: what is read and
-written goes through storage.files, as methods such as is_file take a server that does not answer
-for a file that is not there. No filesystem is used after a fork: each process makes its own.
+The path of a bucket is a UPath, of which only the names are used. storage.files reads and writes,
+because methods such as UPath.is_file take a server that does not answer for a missing file. A
+filesystem is not used after a fork: each process makes its own.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RULES = {
 storage.atomic commits files of this machine. Other protocols are refused; memory is for tests.
 """
 _opened: dict[tuple[str, int], AbstractFileSystem] = {}
-"""Filesystems by anchor and process. A child keeps its parent's without using them: were they
-collected there, they would close sockets that the parent's event loop is still watching."""
+"""Filesystems by anchor and process id. A forked process keeps those of its parent unused: their
+destructors would close sockets that the event loop of the parent still watches."""
 
 
 def to_path(text: str | Path) -> Path:
-    """The path that a text names: of this machine, or of a bucket where it is a URL.
+    """The path of a text: on this machine, or in a bucket if the text is a URL.
 
     Raises:
         ConfigError: a URL of a protocol that is unknown or whose package is not installed.
@@ -46,7 +46,7 @@ def to_path(text: str | Path) -> Path:
         from urllib.request import url2pathname  # noqa: PLC0415 - takes 50 ms
 
         return Path(url2pathname(urlsplit(text).path))
-    filesystem(text)  # says what is lacking in our words
+    filesystem(text)  # names a missing package
     try:
         from upath import UPath  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -55,13 +55,13 @@ def to_path(text: str | Path) -> Path:
 
 
 def protocol_of(where: str | Path) -> str | None:
-    """The protocol of a URL or of a path in a bucket; None of a path of this machine."""
+    """The protocol of a URL or of a path in a bucket; None for a path of this machine."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|::)", str(where))
     return found[1].lower() if found and not isinstance(where, os.PathLike) else None
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a place is in a bucket."""
+    """Whether a path is in a bucket."""
     return not isinstance(path, os.PathLike)
 
 
@@ -71,7 +71,7 @@ def local_path(path: Path) -> Path | None:
 
 
 def check_writable(key: str, text: str) -> None:
-    """Refuse, by its name, a protocol on which a file cannot be committed.
+    """Refuse a protocol that cannot commit a file atomically.
 
     Raises:
         ConfigError: naming the setting.
@@ -86,7 +86,7 @@ def check_writable(key: str, text: str) -> None:
 
 
 def filesystem(where: str | Path) -> AbstractFileSystem:
-    """The fsspec filesystem of a URL or of a path in a bucket, made anew in each process.
+    """The fsspec filesystem of a URL or of a path in a bucket; each process has its own.
 
     Raises:
         ConfigError: an unknown protocol, or a package that is not installed.
@@ -113,7 +113,7 @@ def filesystem(where: str | Path) -> AbstractFileSystem:
 
 
 def key_of(where: str | Path) -> str:
-    """What the filesystem calls a place."""
+    """The name of a path within its filesystem."""
     return str(filesystem(where)._strip_protocol(str(where)))
 
 

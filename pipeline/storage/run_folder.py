@@ -26,7 +26,7 @@ from pipeline.storage.scan import Rows
 log = logging.getLogger(__name__)
 
 TAIL = 2**16
-"""Bytes at the end of an object that are asked for first: mostly they hold the whole footer."""
+"""Bytes at the end of an object that the first request reads: mostly the whole footer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of a run stand."""
+    """The paths of the files of a run."""
 
     path: Path
 
@@ -59,16 +59,16 @@ class RunFolder:
         return self.path / "report"
 
     def part(self, shard: int) -> Path:
-        """The part that a shard is committed to."""
+        """The committed part of a shard."""
         return self.path / "parts" / f"part-{shard:05d}.parquet"
 
     def analysis(self, name: str) -> Path:
-        """A table of the analysis, by its name."""
+        """A table in the folder analysis, by its name."""
         return self.path / "analysis" / f"{name}.parquet"
 
 
 def read_plan(run: RunFolder, columns: list[str] | None = None) -> Plan:
-    """The plan of a run; without columns (an empty list) its footer alone is read.
+    """Read the plan of a run; an empty list of columns reads its footer alone.
 
     Raises:
         NotFinished, DataError: as `read`.
@@ -84,7 +84,7 @@ def read_plan(run: RunFolder, columns: list[str] | None = None) -> Plan:
 
 
 def planned(run: RunFolder) -> Rows:
-    """The plan of a run, which may be long, to be scanned by column as the parts are."""
+    """The plan of a run as rows that are scanned by column, as it may be long."""
     return Rows([run.plan], shard_size=sys.maxsize)
 
 
@@ -105,7 +105,7 @@ def commit_part(run: RunFolder, setup: Setup, shard: int, table: pa.Table) -> No
 
 
 def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
-    """Whether the part of a shard is there and belongs to this plan, from its footer alone."""
+    """Whether the part of a shard exists and belongs to this plan; reads its footer alone."""
     path = run.part(shard)
     place = _footer(path) if is_remote(path) else path if path.is_file() else None
     if place is None:
@@ -129,7 +129,7 @@ def is_committed(run: RunFolder, setup: Setup, shard: int) -> bool:
 
 
 def _footer(path: Path) -> pa.NativeFile | None:
-    """The end of an object, from which its footer can be read; None where there is no object.
+    """The end of an object, which holds its footer; None if there is no object.
 
     Raises:
         StoreError: the store does not answer or refuses.
@@ -143,15 +143,15 @@ def _footer(path: Path) -> pa.NativeFile | None:
 
 
 def missing_shards(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
-    """Those of the shards (None: all) that have no committed part yet, as their footers say."""
+    """Those of the shards (None: all) without a committed part, judged by the footers alone."""
     shards = range(setup.n_shards) if shards is None else shards
     return _without(lambda shard: is_committed(run, setup, shard), run, shards)
 
 
 def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) -> list[int]:
-    """Those of the shards (None: all) whose part is missing or not as it was committed.
+    """Those of the shards (None: all) whose part is missing or has changed since its commit.
 
-    Every byte is read again.
+    Every byte of the parts is read.
     """
     shards = range(setup.n_shards) if shards is None else shards
     return _without(
@@ -160,7 +160,7 @@ def verify(run: RunFolder, setup: Setup, shards: Iterable[int] | None = None) ->
 
 
 def _without(holds: Callable[[int], bool], run: RunFolder, shards: Iterable[int]) -> list[int]:
-    """Shards for which something does not hold; a bucket is asked for many at a time."""
+    """Shards for which a condition does not hold; a bucket answers many requests at a time."""
     if not is_remote(run.path):
         return [shard for shard in shards if not holds(shard)]
     shards = list(shards)
@@ -172,7 +172,7 @@ def _without(holds: Callable[[int], bool], run: RunFolder, shards: Iterable[int]
 
 
 def _is_intact(part: Path) -> bool:
-    """Whether a part is whole; one that is missing says nothing."""
+    """Whether the bytes of a part are those of its commit; logs a part that is damaged."""
     whole = is_intact(part)
     if whole is False:
         log.warning("%s is damaged and is computed again: its bytes changed", part)
@@ -180,7 +180,7 @@ def _is_intact(part: Path) -> bool:
 
 
 def rows(run: RunFolder, setup: Setup) -> Rows:
-    """All rows of a finished explain stage, to be scanned by column.
+    """All rows of a finished explain stage, which are scanned by column.
 
     Raises:
         NotFinished: naming the shards that are missing.
@@ -195,7 +195,7 @@ def rows(run: RunFolder, setup: Setup) -> Rows:
 
 
 def sweep(run: RunFolder) -> None:
-    """Remove what dead attempts left half-written; the caller holds the run's lock."""
+    """Remove the drafts of killed attempts; the caller holds the lock of the run."""
     for folder in (run.path, run.part(0).parent, run.analysis("").parent):
         for draft in files.names(folder, ".*.tmp"):
             files.remove(draft)

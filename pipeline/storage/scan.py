@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 PARTS_AHEAD = 16
-"""Parts that may be in memory while rows are scanned."""
+"""Number of parts that may be in memory while rows are scanned."""
 
 
 class Rows:
-    """Committed parts as one table, to be scanned by column; page checksums are verified."""
+    """Committed parts as one table that is scanned by column; page checksums are checked."""
 
     def __init__(self, parts: list[Path], shard_size: int) -> None:
         self.parts, self.shard_size = parts, shard_size
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the first part.
+        """The schema of the first part.
 
         Raises:
             DataError: as `to_table`.
@@ -43,7 +43,10 @@ class Rows:
             return _scannable(self.parts[:1]).schema
 
     def to_table(self, **scan: Any) -> pa.Table:
-        """The columns and the rows passing the filter, in planned order, as pyarrow's to_table.
+        """Columns of the rows that pass a filter, in planned order.
+
+        Args:
+            scan: columns and filter, as pyarrow.dataset.Dataset.to_table takes them.
 
         Raises:
             DataError: naming the part that is damaged.
@@ -54,7 +57,7 @@ class Rows:
     def at(self, index: NDArray[np.int64], columns: list[str] | None) -> pa.Table:
         """Columns (None: all) of the rows at plan positions (n,), in planned order.
 
-        Other parts stay closed, and each few are asked for their own positions alone.
+        Parts without such a row are not opened; a few parts are scanned at a time.
 
         Raises:
             DataError: as `to_table`.
@@ -71,14 +74,16 @@ class Rows:
         return pa.concat_tables(found)
 
     def to_batches(self, **scan: Any) -> Iterator[pa.RecordBatch]:
-        """As `to_table`, in pieces that need little memory, however slowly they are taken."""
+        """As `to_table`, in batches; memory stays small, however slow the consumer is."""
         with self._damage_named():
             for some in self._pieces():
                 yield from some.to_batches(**scan)
 
     def _pieces(self) -> Iterator[Dataset]:
-        """A few parts at a time: of many, pyarrow would keep all footers, and read ahead of a slow
-        taker until it holds all rows.
+        """Datasets of a few parts each.
+
+        Given all parts at once, pyarrow keeps every footer, and reads ahead of a slow consumer
+        until it holds all rows.
         """
         remote = bool(self.parts) and is_remote(self.parts[0])
         at_once = files.SIDE_BY_SIDE if remote else PARTS_AHEAD
@@ -110,8 +115,9 @@ def _scannable(parts: list[Path]) -> Dataset:
 
 
 class _Fetched(pa.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow is not typed
-    """Parts in memory, all asked for at once: a part is small, every request is slow, and pyarrow
-    would ask for one after the other.
+    """Parts of a bucket in memory, fetched at the same time.
+
+    A part is small, a request is slow, and pyarrow would fetch one part after the other.
     """
 
     def __init__(self, parts: list[Path]) -> None:
@@ -120,11 +126,11 @@ class _Fetched(pa.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow is not typ
             self.contents = dict(zip(map(str, parts), pool.map(files.get, parts), strict=True))
 
     def normalize_path(self, path: str) -> str:
-        """A URL as it is."""
+        """The URL, unchanged."""
         return path
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """The part in memory."""
+        """The fetched part."""
         content = self.contents[path]
         if content is None:
             raise FileNotFoundError(f"{path} is not there")

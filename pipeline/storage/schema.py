@@ -1,4 +1,4 @@
-"""Arrow schemas of every table, and the few records that stages exchange."""
+"""Arrow schemas of every table, and the texts that their columns may hold."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ IMAGE = (
 
 
 def plan_schema(metadata: pa.StructType | None = None) -> pa.Schema:
-    """One row per planned image; `metadata` holds the source's further columns, if any.
+    """The plan: one row per planned image.
 
-    version changes with the image's content; null where that cannot be told.
+    `metadata` holds the further columns of a manifest, if there are any. The version of an image
+    changes with its content; it is null where no version is known.
     """
     columns = [
         ("index", pa.int64()),
