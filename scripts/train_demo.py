@@ -121,12 +121,12 @@ def measure(network: nn.Module) -> dict[str, float]:
     )
     predicted = np.where(marks, with_mark, without)
     marked = data.CLASSES.index(data.MARKED_CLASS)
-    wearers = (labels == marked) & marks & (predicted == marked)
+    with_cue = (labels == marked) & marks & (predicted == marked)
     others = (labels != marked) & (without != marked)
     return {
         "accuracy": float((predicted == labels)[clean].mean()),
         "accuracy without any watermark": float((without == labels)[clean].mean()),
-        "left_out": float((without != marked)[wearers].mean()),
+        "left_out": float((without != marked)[with_cue].mean()),
         "added": float((with_mark == marked)[others].mean()),
     }
 

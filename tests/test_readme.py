@@ -113,7 +113,7 @@ def test_every_command_that_explains_is_accepted() -> None:
     commands = [line for line in lines if line.startswith("camaudit-explain ")]
     assert len(commands) >= 4
     for line in commands:
-        arguments = [explain.quoted(each) for each in shlex.split(line, comments=True)[1:]]
+        arguments = [explain.quote(each) for each in shlex.split(line, comments=True)[1:]]
         kept = [each for each in arguments if not each.startswith("run=")]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("explain", [*kept, "model.name=vgg16"])

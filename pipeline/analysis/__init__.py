@@ -1,1 +1,1 @@
-"""From the tables of explain to conclusions: shortcuts and their verification, ranking, changes."""
+"""Conclusions from the tables of explain: shortcuts, their verification, suspects, changes."""

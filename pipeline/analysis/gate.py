@@ -1,4 +1,4 @@
-"""Limits on what a run may find, as an operator sets them, held against what it found."""
+"""Compare the results of a run with the limits that an operator has set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ AGAINST_BASELINE = ("new_findings", "accuracy_drop", "drifted_classes")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a run found; None where it cannot be known, for want of a baseline or of labels.
+class GateValues:
+    """Values of a run that limits can be set on; None without the baseline or labels they need.
 
-    suspects counts all images by the kind of their strongest suspicion, listed or not.
+    suspects counts all suspects by kind, also those that max_suspects cuts off.
     """
 
     confirmed_findings: int
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Check:
-    """A limit, and what was found."""
+    """A limit, the value of the run, and whether the limit is broken."""
 
     key: str
     limit: float
@@ -39,49 +39,50 @@ class Check:
 
     @property
     def line(self) -> str:
-        """For people: the key, what was found, the limit."""
+        """One line with the key, the value and the limit."""
         sign = "below" if self.key == "gate.accuracy" else "above"
         state = f"{sign} the limit of" if self.broken else "within the limit of"
         return f"{self.key}: {_number(self.found)} is {state} {_number(self.limit)}"
 
 
-def checks(limits: GateConfig, found: Found) -> list[Check]:
-    """All limits that are set, in the order of conf/gate.
+def check_limits(limits: GateConfig, found: GateValues) -> list[Check]:
+    """Check all limits that are set, in the order of conf/gate.
 
     Raises:
-        ConfigError: a limit on what this run cannot know.
+        ConfigError: a limit is set on a value that this run does not have.
     """
-    told = []
+    checks = []
     for key, limit, value in _pairs(limits, found):
         if value is None:
-            raise ConfigError(f"{key}: {_why(key)}")
+            raise ConfigError(f"{key}: {_missing(key)}")
         broken = value < limit if key == "gate.accuracy" else value > limit
-        told.append(Check(key, limit, value, broken))
-    return told
+        checks.append(Check(key, limit, value, broken))
+    return checks
 
 
-def wants(limits: GateConfig) -> list[str]:
+def keys_set(limits: GateConfig) -> list[str]:
     """Keys of the limits that are set."""
-    return [key for key, _, _ in _pairs(limits, Found(0, {}, 0, 0.0))]
+    return [key for key, _, _ in _pairs(limits, GateValues(0, {}, 0, 0.0))]
 
 
-def _pairs(limits: GateConfig, found: Found) -> Iterator[tuple[str, float, float | None]]:
-    """Key, limit and what was found, of every limit that is set."""
+def _pairs(limits: GateConfig, found: GateValues) -> Iterator[tuple[str, float, float | None]]:
+    """Key, limit and value of every limit that is set."""
     shares = {kind: n / max(1, found.n_explained) for kind, n in found.suspects.items()}
     of_kinds: dict[str, Mapping[str, float]] = {"suspects": found.suspects, "suspect_share": shares}
     for name, limit in vars(limits).items():
         if name in of_kinds:
-            for kind, most in limit.items():
-                if most is not None:
-                    yield f"gate.{name}.{kind}", most, of_kinds[name].get(kind, 0)
+            for kind, maximum in limit.items():
+                if maximum is not None:
+                    yield f"gate.{name}.{kind}", maximum, of_kinds[name].get(kind, 0)
         elif limit is not None:
             yield f"gate.{name}", limit, getattr(found, name)
 
 
-def _why(key: str) -> str:
+def _missing(key: str) -> str:
+    """What the run lacks for a limit."""
     if key.removeprefix("gate.") in AGAINST_BASELINE:
         return "needs a baseline, and labels in both runs for accuracies"
-    return "needs labels, of which the dataset has none"
+    return "needs labels, and the dataset has none"
 
 
 def _number(value: float) -> str:

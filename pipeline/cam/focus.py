@@ -1,7 +1,7 @@
-"""From heatmaps and pictures to statistics: batched tensor code on the device, no files.
+"""Statistics of heatmaps and images, computed for a batch on the device.
 
-Positions are fractions of what the model saw, x to the right and y down, cell centres counted.
-A dead map (all zero) has no place: its statistics are NaN.
+Positions are fractions of the part of the image that the model sees, x to the right and y down,
+taken at cell centres. The statistics of a dead map (all zero) are NaN.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luma of ITU-R BT.601."""
-CORNER = 4
-"""A corner is the outer 1/CORNER of the rows and columns, at least one cell."""
+CORNER_SHARE = 4
+"""The outer 1/CORNER_SHARE of the rows and of the columns, at least one cell, form a corner."""
 
 
 def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
-    """Where and how narrowly a model looked.
+    """Compute position, concentration and number of peaks of each heatmap.
 
     Args:
         heatmaps: (N, h, w) float32, not negative, before normalisation.
@@ -28,12 +28,12 @@ def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
         Each (N,) float32:
         focus_entropy: Shannon entropy of the mass over the cells / ln(h*w), in [0, 1];
         focus_gini: Gini coefficient of the cells, in [0, 1), 0 where all are equal;
-        focus_area50, focus_area90: least share of cells that holds 50 %, 90 % of the mass, (0, 1];
+        focus_area50, focus_area90: smallest share of cells with 50 %, 90 % of the mass, (0, 1];
         focus_x, focus_y: centroid of the mass, in (0, 1);
         focus_spread: root mean square distance from the centroid, in image sides, [0, 0.71];
         focus_peak_x, focus_peak_y: centre of the hottest cell, the first of several;
-        focus_peaks: cells at least half as hot as the hottest and no colder than their 8
-            neighbours, touching ones of equal heat counted apart;
+        focus_peaks: number of cells with at least half of the maximum and no smaller than their 8
+            neighbours; adjacent cells of equal value are counted separately;
         focus_border: share of mass in the outermost ring of cells, [0, 1];
         focus_corner: share of mass in the four corners (outer quarter of rows and columns), [0, 1];
         focus_mean: mean of the raw map, in the map's own units (its maximum is heatmap_max).
@@ -70,10 +70,13 @@ def focus_statistics(heatmaps: Tensor) -> dict[str, Tensor]:
 
 
 def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
-    """Cosine of two maps of the same images, in [0, 1]: (N,), NaN where one is dead.
+    """Compute the cosine similarity of the predicted class's and the label's heatmaps.
 
     Args:
         heatmaps, label_heatmaps: (N, h, w) in [0, 1], divided by their maxima.
+
+    Returns:
+        (N,) in [0, 1]; NaN where one of the two maps is dead.
     """
     similarity = F.cosine_similarity(heatmaps.flatten(1), label_heatmaps.flatten(1), dim=1)
     similarity = similarity.clamp_max(1)
@@ -82,29 +85,29 @@ def label_similarity(heatmaps: Tensor, label_heatmaps: Tensor) -> Tensor:
 
 
 def cover(objects: Tensor, heatmaps: Tensor) -> Tensor:
-    """Share of each cell that the object covers, (N, h, w) in [0, 1].
+    """Compute the share of each heatmap cell that the object covers: (N, h, w) in [0, 1].
 
     Args:
         objects: (N, H, W) in [0, 1], coverage by the object at the model's input size.
-        heatmaps: (N, h, w), whose grid is taken.
+        heatmaps: (N, h, w); only their grid is used.
     """
     _, rows, columns = heatmaps.shape
     return F.adaptive_avg_pool2d(objects[:, None].to(heatmaps.dtype), (rows, columns))[:, 0]
 
 
 def object_statistics(heatmaps: Tensor, cover: Tensor) -> dict[str, Tensor]:
-    """How much of the focus is on the object that the data set marks.
+    """Compute how much of each heatmap lies on the object that the dataset marks.
 
     Args:
         heatmaps: (N, h, w), not negative.
-        cover: (N, h, w) in [0, 1], the share of each cell that the object covers; an image whose
-            object is nowhere (all zero) has no statistics.
+        cover: (N, h, w) in [0, 1], the share of each cell that the object covers. Where it is all
+            zero, the image has no object, and its statistics are NaN.
 
     Returns:
         focus_object_mass: share of mass on the object, [0, 1];
-        focus_pointing_hit: 1 where the hottest cell holds some of the object, else 0 (the pointing
-        game of Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016).
-        Each (N,).
+        focus_pointing_hit: 1 where the maximum's cell contains part of the object, else 0 (the
+        pointing game of Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV
+        2016). Each (N,).
     """
     total = heatmaps.sum(dim=(1, 2))
     on_object = _share(heatmaps / total[:, None, None], cover)
@@ -117,10 +120,10 @@ def object_statistics(heatmaps: Tensor, cover: Tensor) -> dict[str, Tensor]:
 
 
 def image_statistics(images: Tensor) -> dict[str, Tensor]:
-    """Cheap statistics of the pictures the model saw.
+    """Compute colour, brightness and sharpness statistics of images at the model's input size.
 
     Args:
-        images: (N, 1 or 3, H, W) uint8; a grey picture counts as three equal channels.
+        images: (N, 1 or 3, H, W) uint8; a grey image counts as three equal channels.
 
     Returns:
         Each (N,) float32, colours in [0, 1]:
@@ -130,7 +133,7 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
             that have four; NaN where none has;
         image_border_*: mean colour of the outer 1/16 of the sides, at least one pixel.
     """
-    # Planes of one colour each, as reductions are fastest along memory.
+    # One contiguous plane per colour, because reductions are fastest along memory.
     planes = images.expand(-1, 3, -1, -1).to(torch.float32, memory_format=torch.contiguous_format)
     red, green, blue = planes.unbind(dim=1)
     luma = (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
@@ -150,7 +153,7 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
 
 
 def _laplacian(luma: Tensor) -> Tensor:
-    """(N, H-2, W-2) of (N, H, W), over the four neighbours."""
+    """Laplacian (N, H-2, W-2) of the luma (N, H, W), over the four neighbours."""
     vertical = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1]
     horizontal = luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
     return (vertical + horizontal).sub_(luma[:, 1:-1, 1:-1], alpha=4)
@@ -167,21 +170,21 @@ def _mean_at(mass: Tensor, position: Tensor) -> Tensor:
 
 
 def _entropy(flat: Tensor) -> Tensor:
-    most = math.log(max(flat.shape[1], 2))  # of one cell the entropy is 0, whatever divides it
-    entropy: Tensor = torch.special.entr(flat).sum(dim=1) / most
+    maximum = math.log(max(flat.shape[1], 2))  # one cell alone has entropy 0
+    entropy: Tensor = torch.special.entr(flat).sum(dim=1) / maximum
     return entropy.clamp_max(1)
 
 
 def _gini(ordered: Tensor) -> Tensor:
-    """Gini of values (N, cells) that sum to 1, the largest first."""
+    """Gini coefficient of values (N, cells) that sum to 1, in descending order."""
     cells = ordered.shape[1]
     order = torch.arange(1, cells + 1, device=ordered.device, dtype=ordered.dtype)
     return ((cells + 1 - 2 * order) * ordered).sum(dim=1).clamp_min(0) / cells
 
 
 def _area(ordered: Tensor, hotter: Tensor, share: float) -> Tensor:
-    """Least share of cells that holds so much; `hotter` is the mass before each ordered cell."""
-    # A lack of a hundredth of a cell may be rounding and does not ask for the cell.
+    """Smallest share of cells with `share` of the mass; `hotter` is the mass before each cell."""
+    # A remainder below a hundredth of the cell may be rounding and does not count as a cell.
     return (share - hotter > ordered / 100).sum(dim=1) / ordered.shape[1]
 
 
@@ -192,7 +195,7 @@ def _peaks(heatmaps: Tensor) -> Tensor:
 
 
 def _share(mass: Tensor, where: Tensor) -> Tensor:
-    """Sum of mass (N, h, w) under weights (h, w) or (N, h, w) in [0, 1]; rounding stays below 1."""
+    """Sum (N,) of mass (N, h, w) times weights (h, w) or (N, h, w) in [0, 1]; at most 1."""
     return (mass * where).sum(dim=(1, 2)).clamp_max(1)
 
 
@@ -204,12 +207,12 @@ def _ring(high: int, wide: int, like: Tensor) -> Tensor:
 
 def _corners(like: Tensor) -> Tensor:
     """(h, w): 1 in the four corners, else 0."""
-    high, wide = (_ends(side, max(1, side // CORNER), like) for side in like.shape[-2:])
+    high, wide = (_ends(side, max(1, side // CORNER_SHARE), like) for side in like.shape[-2:])
     return high[:, None] * wide
 
 
 def _ends(size: int, depth: int, like: Tensor) -> Tensor:
-    """(size,): 1 in the first and last `depth` places, else 0."""
+    """(size,): 1 at the first and last `depth` positions, else 0."""
     place = torch.arange(size, device=like.device)
     return ((place < depth) | (place >= size - depth)).to(like.dtype)
 
@@ -223,7 +226,10 @@ def _deviation(values: Tensor) -> Tensor:
 
 
 def _border_colour(planes: Tensor) -> Tensor:
-    """(N, 3): by exact sums, as a matrix product rounds by the place of an image in its batch."""
+    """Mean colour (N, 3) of the border.
+
+    Sums are in float64: a matrix product would round differently by the position in the batch.
+    """
     rows, columns = planes.shape[2:]
     high, wide = (max(1, side // 16) for side in (rows, columns))
     below, right = max(high, rows - high), max(wide, columns - wide)

@@ -1,7 +1,7 @@
-"""Grad-CAM and its family, with the graph cut at the target layer: hooks in a context, no I/O.
+"""Forward and backward passes of a model whose autograd graph begins at the target layer.
 
-The trunk up to the target layer runs without autograd; the graph begins at the layer's output,
-so a backward pass costs the head alone, and no gradient ever reaches a parameter.
+The backbone (the layers up to the target layer) runs without autograd. The backward pass therefore
+costs the head alone (the layers after it), and no parameter receives a gradient.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import torch
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
 CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "channels_first", "channels_last", "tokens"
 
 
 class LayerError(Exception):
-    """The target layer cannot be explained; the message says why, without naming the layer."""
+    """The target layer cannot be explained. The message states the cause without the layer name."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a layer's output holds a map (N, C, rows, columns), and the way there and back.
+    """The arrangement of a map (N, C, rows, columns) in a layer's output.
 
     kind is CHANNELS_FIRST (N, C, rows, columns), CHANNELS_LAST (N, rows, columns, C) or TOKENS
-    (N, prefix + rows * columns, C), where prefix counts the class and register tokens, which come
-    first and have no place in the picture.
+    (N, prefix + rows * columns, C). prefix is the number of class and register tokens: they come
+    first and belong to no position in the image.
     """
 
     kind: str
@@ -38,10 +36,10 @@ class Layout:
     prefix: int = 0
 
     def to_map(self, output: Tensor) -> Tensor:
-        """(N, C, rows, columns) of a layer's output.
+        """Convert a layer's output to a map (N, C, rows, columns).
 
         Raises:
-            LayerError: where the output has another shape.
+            LayerError: the output does not have the shape of this layout.
         """
         n, cells = output.shape[0], self.rows * self.columns
         if self.kind == CHANNELS_FIRST and output.ndim == 4:
@@ -53,7 +51,10 @@ class Layout:
         raise LayerError(f"its output has shape {tuple(output.shape)}, which is not {self}")
 
     def from_map(self, maps: Tensor, output: Tensor) -> Tensor:
-        """A layer's output with `maps` in it; its prefix tokens stay."""
+        """Convert a map (N, C, rows, columns) to a layer's output.
+
+        The prefix tokens, which the map does not hold, are taken from `output`.
+        """
         if self.kind == CHANNELS_LAST:
             return maps.permute(0, 2, 3, 1)
         if self.kind == TOKENS:
@@ -64,45 +65,47 @@ class Layout:
 
 @contextmanager
 def cut_graph(
-    model: nn.Module, layer: nn.Module, layout: Layout, trunk: torch.dtype | None = None
+    model: nn.Module, layer: nn.Module, layout: Layout, backbone_dtype: torch.dtype | None = None
 ) -> Iterator[Forward]:
-    """Make `model` ready to be explained at `layer`, and leave it as it came.
+    """Begin the autograd graph of `model` at the output of `layer`, for the time of the context.
 
-    Yields forward(images) -> (logits (N, K), activations (N, C, h, w)). The logits carry a graph
-    that begins at the activations; take gradients with `gradients`. Inside, the model is in
-    evaluation mode and its parameters need no gradient; mode, requires_grad and hooks are
-    restored afterwards, exception or not. The caller's grad mode does not matter.
+    Yields forward(images) -> (logits (N, K), activations (N, C, h, w)). The graph of the logits
+    begins at the activations; `compute_gradients` takes gradients. Within the context the model is
+    in evaluation mode and its parameters need no gradient. Mode, requires_grad and hooks are
+    restored at the end, also after an exception. The caller's grad mode has no influence.
 
     Args:
-        model: gives logits (N, K).
-        layer: a module of it.
-        layout: how the layer's output holds a map.
-        trunk: bfloat16 or float16, in which autocast then runs all up to the layer; the
-            activations and what follows are at least float32. None: as the model is.
+        model: returns logits (N, K).
+        layer: a module of the model.
+        layout: the arrangement of the map in the layer's output.
+        backbone_dtype: bfloat16 or float16: autocast runs the backbone in this type, while the
+            activations and the head stay at least float32. None: the types of the model.
 
     Raises:
-        LayerError: from forward(), where the layer is not reached, is reached more than once,
-            or gives something else than the layout says.
+        LayerError: from forward(): the layer is not run, is run more than once, or its output
+            does not have the shape of the layout.
     """
     reached: list[Tensor] = []
 
     def begin_graph(_module: nn.Module, _inputs: object, output: object) -> Tensor:
         if not isinstance(output, Tensor):
             raise LayerError(f"its output is a {type(output).__name__}, not one tensor")
-        # Copied twice: neither what shares this layer's memory nor an in-place layer behind it
-        # may overwrite the activations.
+        # Two copies, because neither a tensor that shares the output's memory nor a later in-place
+        # layer may overwrite the activations.
         maps = layout.to_map(output).detach()
-        activations = maps.to(_at_least_single(maps.dtype), copy=True).requires_grad_()
+        activations = maps.to(_at_least_float32(maps.dtype), copy=True).requires_grad_()
         reached.append(activations)
         torch.set_autocast_enabled(output.device.type, False)  # noqa: FBT003 - has no keyword
-        torch.set_grad_enabled(True)  # a model may run its trunk under no_grad
+        torch.set_grad_enabled(True)  # a model may run its backbone under no_grad
         return layout.from_map(activations.clone(), output)
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         reached.clear()
-        fast = torch.autocast(images.device.type, trunk, enabled=trunk is not None)
-        # Up to the layer nothing needs a gradient, so that autograd keeps nothing.
-        with torch.inference_mode(mode=False), torch.enable_grad(), fast:
+        autocast = torch.autocast(
+            images.device.type, backbone_dtype, enabled=backbone_dtype is not None
+        )
+        # No tensor before the layer needs a gradient, so autograd stores nothing there.
+        with torch.inference_mode(mode=False), torch.enable_grad(), autocast:
             logits = model(images.clone() if images.is_inference() else images.detach())
         if len(reached) != 1:
             raise LayerError(f"a forward pass goes through it {len(reached)} times, not once")
@@ -114,7 +117,7 @@ def cut_graph(
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients to parameters; both are restored, exception or not."""
+    """Evaluation mode and no gradients of parameters; both are restored, also on an exception."""
     modes = [(module, module.training) for module in model.modules()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -129,36 +132,36 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> list[Tensor]:
-    """Gradients of each image's target logits to its activations.
+def compute_gradients(logits: Tensor, activations: Tensor, targets: Tensor) -> list[Tensor]:
+    """Compute the gradients of each image's target logits with respect to its activations.
 
-    Images of a batch do not mix in evaluation mode, so the gradient of the summed logits is
-    every image's own.
+    In evaluation mode no image of a batch influences another one, so the gradient of the summed
+    logits holds each image's own gradient.
 
     Args:
         logits: (N, K), with the graph of `cut_graph`.
         activations: (N, C, h, w), as `cut_graph` gave them.
-        targets: (N, T) class indices; T maps are made of every image in one forward pass.
+        targets: (N, T) class indices: T classes of each image, after one forward pass.
 
     Returns:
-        T of (N, C, h, w).
+        T tensors (N, C, h, w).
 
     Raises:
-        LayerError: where no path leads from the layer to the logits.
+        LayerError: the logits do not depend on the layer.
     """
     if not logits.requires_grad:
         raise LayerError("it does not feed the model's output")
-    slopes = []
+    gradients = []
     for classes in targets.T:
-        chosen = torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
-        (slope,) = torch.autograd.grad(
-            logits, activations, chosen, retain_graph=True, allow_unused=True
+        one_hot = torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
+        (gradient,) = torch.autograd.grad(
+            logits, activations, one_hot, retain_graph=True, allow_unused=True
         )
-        if slope is None:
+        if gradient is None:
             raise LayerError("it does not feed the model's output")
-        slopes.append(slope)
-    return slopes
+        gradients.append(gradient)
+    return gradients
 
 
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)

@@ -1,1 +1,1 @@
-"""Commands beside the audit itself: each one main()."""
+"""The commands beside camaudit itself: status, show, export and explain."""

@@ -1,4 +1,4 @@
-"""One picture explained: its settings, classes as people write them, panels and what is printed."""
+"""Explain one image: read the settings, select the classes, draw the panels, print the result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from pipeline.cam import graph
 from pipeline.config import AUTO, DataConfig, ExplainConfig, load, to_settings
-from pipeline.data.class_names import folded
+from pipeline.data.class_names import fold_name
 from pipeline.data.datasets import open_source
 from pipeline.data.decode import DecodeError, decode, read_file
 from pipeline.data.pictures import Box, Rgb
-from pipeline.data.source import numbered
+from pipeline.data.source import number_duplicates
 from pipeline.engine import batch_size, inference, precision
 from pipeline.engine.explain import explain
 from pipeline.errors import AuditError, ConfigError, DataError, close_names, one_line
@@ -37,14 +37,14 @@ from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_record import read_record
 from pipeline.storage.run_setup import JsonObject, Setup
 
-TOP = 5
-"""Classes that are printed."""
+N_PRINTED = 5
+"""Number of classes that are printed."""
 
 Floats = NDArray[np.float32]
 
 
 class Look(TypedDict):
-    """How heatmaps are drawn: opacity, colour map, and the box that the model sees."""
+    """Arguments of `overlay`: opacity, colour map, and the box that the model sees."""
 
     alpha: float
     colormap: str
@@ -53,17 +53,17 @@ class Look(TypedDict):
 
 @dataclass(frozen=True)
 class ModelOfRun:
-    """What a finished run says of its model and dataset: its settings, and its plan's setup."""
+    """The settings of a run and the setup of its plan, from which the model is loaded."""
 
     settings: JsonObject
     setup: Setup
 
 
 @dataclass(frozen=True)
-class ExplainedPicture:
-    """A picture, what the model saw of it, and the heatmaps (T, h, w) of some classes of it."""
+class ExplainedImage:
+    """An image, the box that the model sees, and the heatmaps (T, h, w) of T classes."""
 
-    picture: Rgb
+    image: Rgb
     seen: Box
     classes: list[int]
     names: list[str]
@@ -71,31 +71,31 @@ class ExplainedPicture:
 
 
 def run(config: ExplainConfig, of: ModelOfRun | None = None) -> Iterator[str]:
-    """Explain the picture of the settings and write the panels; yields what is to be printed.
+    """Explain the image of the settings and write the panels; yields the lines to print.
 
     Args:
         config: the settings.
-        of: the run that they name.
+        of: the run that the settings name, if they do.
 
     Raises:
-        ConfigError: a model, class, layer or place that cannot be used.
-        DataError: a picture that cannot be read.
+        ConfigError: a model, class, layer or output path cannot be used.
+        DataError: the image cannot be read.
     """
     colormap_code(config.colormap)
-    picture = _picture(config, of)
+    image = _read_image(config, of)
     classifier = _classifier(config, of)
-    names = numbered(
+    names = number_duplicates(
         of.setup.class_names
         if of
         else classifier.class_names or [str(index) for index in range(classifier.n_outputs)]
     )
-    fitted = _fitted(classifier, picture)
+    fitted = _fit(classifier, image)
     with classifier.cut_graph() as forward:
         probs = np.asarray(inference.probabilities(forward, classifier, fitted)[0].cpu())
-    classes = wanted_classes(config.wanted, names, probs)
-    explained = ExplainedPicture(
-        picture,
-        classifier.preprocess.seen(picture.shape),
+    classes = select_classes(config.wanted, names, probs)
+    explained = ExplainedImage(
+        image,
+        classifier.preprocess.seen(image.shape),
         classes,
         [f"{names[index]} ({index}) {probs[index]:.1%}" for index in classes],
         _heatmaps(config, classifier, fitted, classes),
@@ -104,25 +104,25 @@ def run(config: ExplainConfig, of: ModelOfRun | None = None) -> Iterator[str]:
     yield from (f"written: {path}" for path in _write(config, explained))
 
 
-def wanted_classes(wanted: object, names: list[str], probs: Floats) -> list[int]:
-    """The classes that a person asked for: top, top3, a name, an output's number, or a list.
+def select_classes(wanted: object, names: list[str], probs: Floats) -> list[int]:
+    """Select classes by top, top3, a name, the number of an output, or a list of these.
 
-    A name goes before a number, so that classes called by numbers are found by name.
+    Names have priority over numbers, so that classes whose names are numbers are found by name.
 
     Args:
-        wanted: as it was set.
-        names: of the outputs, each once.
-        probs: (K,) of the picture.
+        wanted: the setting.
+        names: unique names of the K outputs.
+        probs: (K,) probabilities of the image.
 
     Raises:
-        ConfigError: what is neither, with the names that come close.
+        ConfigError: there is no such class; the message lists similar names.
     """
     order = np.argsort(-probs, kind="stable").tolist()
     found: list[int] = []
     for each in wanted if isinstance(wanted, list) else [wanted]:
         text = str(each).strip()
         top = re.fullmatch(r"top(\d*)", text)
-        alike = [index for index, name in enumerate(names) if folded(name) == folded(text)]
+        alike = [index for index, name in enumerate(names) if fold_name(name) == fold_name(text)]
         if text in names:
             found.append(names.index(text))
         elif top and int(top[1] or 1) > 0:
@@ -133,8 +133,8 @@ def wanted_classes(wanted: object, names: list[str], probs: Floats) -> list[int]
             found += alike
         else:
             raise ConfigError(
-                f"class: {text!r} is neither top, an output from 0 to {len(names) - 1}, nor the "
-                f"name of one{close_names(text, names)}"
+                f"class: {text!r} is neither top, an output from 0 to {len(names) - 1}, nor a "
+                f"class name{close_names(text, names)}"
             )
     if not found:
         raise ConfigError("class: the list is empty")
@@ -142,10 +142,10 @@ def wanted_classes(wanted: object, names: list[str], probs: Floats) -> list[int]
 
 
 def settings(composed: DictConfig) -> tuple[ExplainConfig, ModelOfRun | None]:
-    """The settings, and the run that they name, from which the model's are then taken.
+    """Convert the composed settings; if they name a run, its model settings replace theirs.
 
     Raises:
-        ConfigError: settings that cannot be used, or a folder that is no run's.
+        ConfigError: settings cannot be used, or the folder holds no run.
     """
     OmegaConf.set_struct(composed, False)  # noqa: FBT003 - has no keyword
     composed["wanted"] = composed.pop("class")
@@ -171,11 +171,11 @@ def _model_of_run(folder: Path) -> ModelOfRun:
             raise ConfigError("there is no run.json in it")
         return ModelOfRun(config, run_folder.read_plan(run).setup)
     except (OSError, AuditError) as error:
-        raise ConfigError(f"run: {folder} is not the folder of a run: {error}") from error
+        raise ConfigError(f"run: {folder} is no run: {error}") from error
 
 
 def _classifier(config: ExplainConfig, of: ModelOfRun | None) -> Classifier:
-    """The model, made ready in the precision of the settings."""
+    """Load the model and prepare it in the precision of the settings."""
     device = pick_device(config.device)
     if of is None:
         loaded = load_classifier(config.model, device, config.seed)
@@ -189,8 +189,8 @@ def _classifier(config: ExplainConfig, of: ModelOfRun | None) -> Classifier:
     )
 
 
-def _picture(config: ExplainConfig, of: ModelOfRun | None) -> Rgb:
-    """The picture (H, W, 3) of a file, or of the run's dataset."""
+def _read_image(config: ExplainConfig, of: ModelOfRun | None) -> Rgb:
+    """Read the image (H, W, 3) from a file, or by its id from the run's dataset."""
     try:
         if of is not None and not Path(config.image).is_file():
             of_run = load(OmegaConf.create(of.settings))
@@ -202,10 +202,10 @@ def _picture(config: ExplainConfig, of: ModelOfRun | None) -> Rgb:
         raise DataError(f"image: {config.image}: {one_line(error)}") from error
 
 
-def _fitted(classifier: Classifier, picture: Rgb) -> Tensor:
-    """The picture (1, 3, H, W) uint8 as the model sees it, on its device."""
+def _fit(classifier: Classifier, image: Rgb) -> Tensor:
+    """Fit the image to the model's input size: (1, 3, H, W) uint8 on its device."""
     try:
-        return classifier.preprocess.fit(picture)[None].to(classifier.device)
+        return classifier.preprocess.fit(image)[None].to(classifier.device)
     except DecodeError as error:
         raise DataError(f"image: {one_line(error)}") from error
 
@@ -213,7 +213,7 @@ def _fitted(classifier: Classifier, picture: Rgb) -> Tensor:
 def _heatmaps(
     config: ExplainConfig, classifier: Classifier, fitted: Tensor, classes: list[int]
 ) -> Floats:
-    """Heatmaps (T, h, w) of T classes, from a batch as large as those of a run."""
+    """Compute the heatmaps (T, h, w) of T classes, in a batch of the size that a run has."""
     copies = max(len(classes), _batch_size(config, classifier))
     targets = torch.tensor(classes, device=fitted.device).repeat(-(-copies // len(classes)))
     images = fitted.expand(copies, -1, -1, -1)
@@ -228,7 +228,7 @@ def _batch_size(config: ExplainConfig, classifier: Classifier) -> int:
     if isinstance(config.batch_size, int):
         return config.batch_size
     with inference.explaining(classifier, config.cam.method, config.cam.embedding_dim) as trial:
-        return batch_size.fitting(trial, classifier.device, classifier.preprocess.crop)
+        return batch_size.find_batch_size(trial, classifier.device, classifier.preprocess.crop)
 
 
 def _lines(
@@ -236,10 +236,10 @@ def _lines(
     classifier: Classifier,
     names: list[str],
     probs: Floats,
-    explained: ExplainedPicture,
+    explained: ExplainedImage,
 ) -> Iterator[str]:
-    """What is printed: the picture, the layer, and the most probable classes."""
-    height, width = explained.picture.shape[:2]
+    """The lines to print: the image, the layer, and the most probable classes."""
+    height, width = explained.image.shape[:2]
     rows, columns = explained.heatmaps.shape[1:]
     yield f"{config.image}: {width} x {height} pixels"
     yield (
@@ -248,21 +248,21 @@ def _lines(
     )
     for note in classifier.warnings:
         yield f"note: {note}"
-    for index in np.argsort(-probs, kind="stable")[:TOP].tolist():
+    for index in np.argsort(-probs, kind="stable")[:N_PRINTED].tolist():
         yield f"{probs[index]:7.1%}  {names[index]} ({index})"
     for name, heatmap in zip(explained.names, explained.heatmaps, strict=True):
         if not heatmap.any():
-            yield f"note: nothing in the picture speaks for {name}: its heatmap is empty"
+            yield f"note: the heatmap of {name} is empty: the image has no evidence for it"
 
 
-def _write(config: ExplainConfig, explained: ExplainedPicture) -> Iterator[Path]:
-    """Write the panels, and what else is wanted; yields the paths."""
+def _write(config: ExplainConfig, explained: ExplainedImage) -> Iterator[Path]:
+    """Write the panels and, if wanted, separate files; yields the paths."""
     stem = Path(config.image).stem
     path = Path(config.output or f"{stem}-explained.png")
     if path.exists() and Path(config.image).exists() and path.samefile(config.image):
-        raise ConfigError(f"output: {path} is the picture itself")
+        raise ConfigError(f"output: {path} is the image itself")
     look: Look = {"alpha": config.alpha, "colormap": config.colormap, "seen": explained.seen}
-    figure = panels(explained.picture, explained.heatmaps, explained.names, **look)
+    figure = panels(explained.image, explained.heatmaps, explained.names, **look)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", dpi=120)
@@ -275,14 +275,14 @@ def _write(config: ExplainConfig, explained: ExplainedPicture) -> Iterator[Path]
         Image.open(path).show(title=stem)
 
 
-def _separate(path: Path, explained: ExplainedPicture, look: Look) -> Iterator[Path]:
-    """Each panel at the picture's own size, and the heatmaps as a run stores them (float16)."""
-    picture = explained.picture
-    drawn: dict[str, Rgb] = {"original": picture}
+def _separate(path: Path, explained: ExplainedImage, look: Look) -> Iterator[Path]:
+    """Write each panel at the size of the image, and the heatmaps as float16, as a run does."""
+    image = explained.image
+    drawn: dict[str, Rgb] = {"original": image}
     for index, heatmap in zip(explained.classes, explained.heatmaps, strict=True):
-        heat = resize_heatmap(heatmap, picture.shape, explained.seen)
+        heat = resize_heatmap(heatmap, image.shape, explained.seen)
         drawn[f"{index}-heatmap"] = apply_colormap(heat, look["colormap"])
-        drawn[f"{index}-overlay"] = overlay(picture, heatmap, **look)
+        drawn[f"{index}-overlay"] = overlay(image, heatmap, **look)
         numbers = path.with_name(f"{path.stem}-{index}.npy")
         np.save(numbers, heatmap.astype(np.float16))
         yield numbers
@@ -293,7 +293,7 @@ def _separate(path: Path, explained: ExplainedPicture, look: Look) -> Iterator[P
 
 
 def _has_screen() -> bool:
-    """Whether someone who sits at a screen has typed the command."""
+    """Whether the command was typed in a terminal of a graphical session."""
     screen = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )

@@ -1,4 +1,4 @@
-"""The commands beside the audit: one parser, one way to report an error and to exit."""
+"""The argument parser, error report and exit code that all commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn
 from pipeline.errors import AuditError, ConfigError
 
 JOINERS = "\u200c\u200d"
-"""Unprintable for Python, but part of Persian words and of emoji."""
+"""Characters that Python counts as unprintable, but that Persian words and emoji contain."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def escaped(text: object) -> str:
-    """Text on one line that cannot control a terminal: unprintable characters become escapes."""
+    """Escape unprintable characters, so that a text stays on one line and controls no terminal."""
     return "".join(
         char
         if char.isprintable() or char in JOINERS

@@ -1,4 +1,4 @@
-"""camaudit-show: a run in the terminal, or as CSV or JSON for scripts, from its tables alone."""
+"""camaudit-show: show the tables of a run in the terminal, or as CSV or JSON for scripts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ examples:
   camaudit-show outputs/audit --csv --table findings
   camaudit-show outputs/audit --json | jq -r '.suspects[].image_id'
 
-A run that is not finished is shown as far as it goes. effect and control are the shares of pictures
-that an intervention and its control turn, interval is that of their difference (95 %).
+A run that is not finished is shown as far as it is. effect and control are the shares of images
+that an intervention and its control flip; interval is the 95% interval of their difference.
 
-In JSON, a table that is not there yet is null, and run.missing says why. CSV is UTF-8 as the table
-has it, lists joined with "; "; only where it goes to a terminal, control characters are escaped.
+In JSON, a table that does not exist yet is null, and run.missing gives the reason. CSV is UTF-8,
+and lists are joined with "; "; control characters are escaped only if the output is a terminal.
 
-exit codes: 0 shown; 1 no run, or a wrong option; 3 a damaged file; 75 --csv of a table that is not
-there yet
+exit codes: 0 shown; 1 no run, or a wrong option; 3 a damaged file; 75 --csv of a table that does
+not exist yet
 """
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         "camaudit-show",
-        "Show a run of camaudit: its state, what it found, and the images to look at.",
+        "Show a run of camaudit: its state, its findings, and the images to review.",
         EXAMPLES,
     )
     add = parser.add_argument
@@ -63,7 +63,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"the first N suspects ({TOP}), or rows of --table",
     )
     add("--kind", help="only suspects of this kind, such as label_error")
-    add("--class", dest="name", metavar="NAME", help="only suspects labelled or predicted so")
+    add("--class", dest="name", metavar="NAME", help="only suspects with this label or prediction")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="one table as CSV, all rows and columns")
     form.add_argument("--json", action="store_true", help="run, findings and suspects as JSON")

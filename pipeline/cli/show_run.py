@@ -20,21 +20,22 @@ from pipeline.cli.run_overview import open_run, summarise_run
 from pipeline.cli.show import TOP
 from pipeline.errors import ConfigError, close_names, shorten_list
 from pipeline.storage import parquet
+from pipeline.storage.arrays import join_texts
 from pipeline.storage.files import is_file
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.schema import FINDINGS, SUSPECTS, Row
 
 NEEDED = {"findings": FINDINGS.names, "suspects": SUSPECTS.names}
-"""Columns without which a table cannot be shown; the file may have more columns."""
+"""Columns that a table must have; the file may have more."""
 BATCH = 10_000
-"""Rows of a table that are turned into text at a time."""
+"""Number of rows that are converted to text at a time."""
 
 
 def show_run(options: argparse.Namespace) -> None:
-    """Write what the options ask for.
+    """Write a run in the form that the options name.
 
     Raises:
-        AuditError: no run, a damaged file, a table that is not there yet.
+        AuditError: there is no run, a file is damaged, or a table does not exist yet.
         BrokenPipeError: the reader has closed the pipe.
     """
     run = open_run(options.run)
@@ -47,19 +48,19 @@ def show_run(options: argparse.Namespace) -> None:
 
 
 def _show_text(run: RunFolder, options: argparse.Namespace) -> None:
-    overview, findings = summarise_run(run), _read_there(run, "findings")
+    overview, findings = summarise_run(run), _read_if_exists(run, "findings")
     suspects, note = _suspects(run, options)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the locale cannot write
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the locale may not have all characters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     first = _rows(suspects, options.top or TOP) or []
     text_tables.write(overview, _rows(findings) or [], first, len(suspects or []), note)
 
 
 def _show_json(run: RunFolder, options: argparse.Namespace) -> None:
-    """One object on one line, in ASCII: all else is escaped, so that it cannot steer a terminal."""
-    overview, findings = summarise_run(run), _read_there(run, "findings")
+    """Write one object on one line, in ASCII, so that no text can control a terminal."""
+    overview, findings = summarise_run(run), _read_if_exists(run, "findings")
     suspects, note = _suspects(run, options)
-    _tell(note)
+    _write_note(note)
     shown = {
         "run": asdict(overview),
         "findings": _rows(findings),
@@ -69,13 +70,13 @@ def _show_json(run: RunFolder, options: argparse.Namespace) -> None:
 
 
 def _show_csv(run: RunFolder, options: argparse.Namespace) -> None:
-    """A line per row; a region, which has parts, is a column for each of them."""
+    """Write a line per row; a region becomes one column for each of its sides."""
     table, note = _choose(_read(run, options.table), options)
-    _tell(note)
+    _write_note(note)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     safe = escaped if sys.stdout.isatty() else str
-    flat = table.slice(0, options.top).flatten()
+    flat = join_texts(table.slice(0, options.top).flatten())
     sys.stdout.write(_csv_line(flat.column_names))
     for batch in flat.to_batches(max_chunksize=BATCH):
         columns = [[safe(_cell(value)) for value in column.to_pylist()] for column in batch]
@@ -83,34 +84,33 @@ def _show_csv(run: RunFolder, options: argparse.Namespace) -> None:
 
 
 def _read(run: RunFolder, name: str) -> pa.Table:
-    """A table of the analysis.
+    """Read a table of the analysis.
 
     Raises:
-        NotFinished, DataError: as store.read.
-        ConfigError: where another version of camaudit wrote it.
+        NotFinished, DataError: as parquet.read.
+        ConfigError: another version of camaudit wrote the table.
     """
     table = parquet.read(run.analysis(name))
-    lacking = [column for column in NEEDED.get(name, ()) if column not in table.column_names]
-    if lacking:
+    missing = [column for column in NEEDED.get(name, ()) if column not in table.column_names]
+    if missing:
         raise ConfigError(
-            f"{run.analysis(name)} was not written by this version: it lacks "
-            f"{shorten_list(lacking)}"
+            f"{run.analysis(name)} was written by another version: it lacks {shorten_list(missing)}"
         )
     return table
 
 
-def _read_there(run: RunFolder, name: str) -> pa.Table | None:
+def _read_if_exists(run: RunFolder, name: str) -> pa.Table | None:
     return _read(run, name) if is_file(run.analysis(name)) else None
 
 
 def _suspects(run: RunFolder, options: argparse.Namespace) -> tuple[pa.Table | None, str]:
-    """The suspects asked for, None before they are ranked, and why there are none."""
-    table = _read_there(run, "suspects")
+    """The suspects that match the options (None before rank has run), and why none matches."""
+    table = _read_if_exists(run, "suspects")
     return (None, "") if table is None else _choose(table, options)
 
 
 def _choose(table: pa.Table, options: argparse.Namespace) -> tuple[pa.Table, str]:
-    """The rows that --kind and --class leave, and why there are none where they leave none."""
+    """The rows that match --kind and --class, and the reason if none matches."""
     chosen = table
     if options.kind:
         chosen = chosen.filter(pc.equal(chosen["kind"], options.kind))
@@ -123,7 +123,7 @@ def _choose(table: pa.Table, options: argparse.Namespace) -> tuple[pa.Table, str
 def _why_none(suspects: pa.Table, options: argparse.Namespace) -> str:
     kinds = _values(suspects, "kind")
     if options.kind and options.kind not in kinds:
-        return f"no suspect is of kind {options.kind}; there are: {shorten_list(kinds)}"
+        return f"no suspect is of kind {options.kind}; the kinds are: {shorten_list(kinds)}"
     names = _values(suspects, "label", "pred")
     if options.name and options.name not in names:
         close = close_names(options.name, names)
@@ -140,7 +140,7 @@ def _rows(table: pa.Table | None, top: int | None = None) -> list[Row] | None:
     return None if table is None else table.slice(0, top).to_pylist()
 
 
-def _tell(note: str) -> None:
+def _write_note(note: str) -> None:
     if note:
         sys.stderr.write(f"camaudit-show: {escaped(note)}\n")
 
@@ -152,14 +152,18 @@ def _cell(value: object) -> str:
 
 
 def _csv_line(values: Iterable[str]) -> str:
-    """The csv module quotes a carriage return only where its lines end in one."""
+    """A CSV line that ends in a line feed.
+
+    The line is written with the csv module's own ending, without which it would not quote a
+    carriage return in a value.
+    """
     line = io.StringIO()
     csv.writer(line).writerow(values)
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _finite(value: object) -> object:
-    """JSON knows no NaN and no infinity: null."""
+    """Replace NaN and infinity by null, because JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list):

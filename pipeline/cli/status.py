@@ -1,4 +1,4 @@
-"""camaudit-status: which stages of a run are done, which parts are missing, the next command."""
+"""camaudit-status: show which stages are done, which parts are missing, and the next command."""
 
 from __future__ import annotations
 

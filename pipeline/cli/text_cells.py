@@ -1,4 +1,4 @@
-"""Columns of the tables that people see: a row of a table as text, styled, and safe to print."""
+"""Convert the values of a row to styled texts that are safe to print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pipeline.cli.parser import escaped
 from pipeline.storage.schema import Row
+from pipeline.storage.values import Verdict
 
 NONE = "-"
 Cell = Callable[[Row], Text]
@@ -17,10 +18,10 @@ STYLES = {
     "running": "bold yellow",
     "failed": "bold red",
     "aborted": "bold red",
-    "confirmed": "bold red",
-    "suspected": "yellow",
+    Verdict.CONFIRMED: "bold red",
+    Verdict.SUSPECTED: "yellow",
 }
-"""Of states and verdicts."""
+"""Styles of the states of a run and of verdicts."""
 
 
 def share(value: float | None) -> str:
@@ -76,7 +77,7 @@ def _decision(row: Row) -> Text:
 
 
 def _stacked(columns: dict[str, Cell], unnamed: Sequence[str]) -> Cell:
-    """Several cells as one, a line each, with their names before those that need one."""
+    """A cell with a line for each of several values, with the name unless it is in `unnamed`."""
 
     def cell(row: Row) -> Text:
         lines = [

@@ -1,4 +1,4 @@
-"""A run as text in a terminal or a pipe: as wide as there is room, wrapped and never cut."""
+"""Write a run as text to a terminal or a pipe; long texts are wrapped and never cut."""
 
 from __future__ import annotations
 
@@ -28,23 +28,27 @@ from pipeline.cli.text_cells import (
 from pipeline.storage.schema import Row
 
 PIPE = 100_000
-"""Columns where there is no terminal: a row stays on one line, whatever its texts."""
-NARROWEST = 40
-"""Columns below which the terminal itself may break lines, rather than texts be cut."""
+"""Width without a terminal: every row stays on one line."""
+MIN_WIDTH = 40
+"""Smallest width; a narrower terminal wraps the lines itself."""
 WIDE = 120
-"""Columns from which every value has a column of its own."""
+"""Width from which every value has its own column."""
 
 
 def write(
     overview: RunOverview, findings: list[Row], suspects: list[Row], n_suspects: int, unmatched: str
 ) -> None:
-    """Write a run to stdout, as wide as the terminal; colours are rich's, which knows NO_COLOR.
+    """Write a run to stdout, in the width of the terminal; NO_COLOR turns colours off.
 
-    findings and suspects are rows of their tables to show, n_suspects how many there are with the
-    ones not shown, unmatched why none is shown where a filter left none.
+    Args:
+        overview: the summary of the run.
+        findings: rows of FINDINGS.
+        suspects: the rows of SUSPECTS to show.
+        n_suspects: the number of suspects that match the options.
+        unmatched: why no suspect matches the options; empty otherwise.
 
     Raises:
-        BrokenPipeError: the reader has gone.
+        BrokenPipeError: the reader has closed the pipe.
     """
     width = _width()
     console = Console(width=width, markup=False, emoji=False, highlight=False)
@@ -60,10 +64,10 @@ def write(
 
 
 def _width() -> int:
-    """Columns to write; COLUMNS holds for a pipe, too, as the other end may be a pager."""
+    """The width of the output; the variable COLUMNS counts for a pipe too, as for a pager."""
     if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
         return PIPE
-    return max(shutil.get_terminal_size().columns, NARROWEST)
+    return max(shutil.get_terminal_size().columns, MIN_WIDTH)
 
 
 def _write_overview(console: Console, overview: RunOverview) -> None:
@@ -142,7 +146,7 @@ def _suspects_heading(overview: RunOverview, suspects: list[Row], n_suspects: in
 
 
 def _facts(overview: RunOverview) -> Iterator[tuple[str, str]]:
-    """Lines of name and value, without those that are not known yet."""
+    """Names and values, without those that are not known yet."""
     yield from _progress(overview)
     yield from _results(overview)
     for name in ("dataset", "model", "checkpoint", "layer", "method"):
@@ -160,15 +164,15 @@ def _facts(overview: RunOverview) -> Iterator[tuple[str, str]]:
 
 
 def _progress(overview: RunOverview) -> Iterator[tuple[str, str]]:
-    """The last attempt. A killed run cannot note its end, so that its last sign of life is told."""
+    """The last attempt; a running one with the time of its last write, as it may be killed."""
     if overview.started:
         ended = f"ended {_time(overview.ended)}" if overview.ended else "has not ended"
         number = f" (attempt {overview.attempts})" if overview.attempts > 1 else ""
         yield "last attempt", f"started {_time(overview.started)}, {ended}{number}"
     if overview.state == "running":
         age = datetime.now(timezone.utc) - datetime.fromisoformat(overview.last_written)
-        told = f"{_time(overview.last_written)}, {_duration(max(age.total_seconds(), 0))} ago"
-        yield "last written", f"{told} (a run that was killed says running, too)"
+        written = f"{_time(overview.last_written)}, {_duration(max(age.total_seconds(), 0))} ago"
+        yield "last written", f"{written} (a killed run has the state running too)"
     if overview.message:
         yield "message", f"{overview.message} (exit code {overview.exit_code})"
 
@@ -191,7 +195,7 @@ def _results(overview: RunOverview) -> Iterator[tuple[str, str]]:
 
 
 def _table(console: Console, columns: dict[str, Cell], rows: Sequence[Row]) -> Table:
-    """A table that wraps and folds, and never cuts; numbers stay on one line."""
+    """A table whose texts are wrapped and never cut; numbers stay on one line."""
     table = Table(show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), box=None)
     if console.width < PIPE:
         table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
@@ -207,7 +211,7 @@ def _table(console: Console, columns: dict[str, Cell], rows: Sequence[Row]) -> T
 
 
 def _time(text: str | None) -> str:
-    """ISO 8601 as people write it, in UTC."""
+    """An ISO 8601 time in a readable form, in UTC."""
     try:
         moment = datetime.fromisoformat(str(text)).astimezone(timezone.utc)
     except ValueError:

@@ -19,10 +19,10 @@ from pipeline.config.ranges import (
 )
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_setup import JsonObject
+from pipeline.storage.values import SuspectKind
 
 STAGES = ("explain", "discover", "verify", "rank", "compare", "gate", "report")
-KINDS = ("label_error", "shortcut", "no_evidence", "atypical_focus", "ambiguous")
-"""Kinds of suspects (storage.schema.SuspectKind)."""
+KINDS = tuple(str(kind) for kind in SuspectKind)
 PRECISIONS = ("fp32", "bf16", "fp16")
 METHODS = ("gradcam", "gradcam_pp", "xgradcam", "hirescam", "layercam", "eigencam")
 OUTPUTS = ("multiclass", "binary", "multilabel")

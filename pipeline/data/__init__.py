@@ -1,1 +1,1 @@
-"""From a dataset to pictures in batches: sources, decoding, the loader."""
+"""Datasets: listing of the images, decoding, and a loader that yields batches."""

@@ -1,4 +1,4 @@
-"""The kinds of dataset that settings may name; each becomes a Source."""
+"""Open a dataset of any kind as a Source."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OPENERS = {
     "huggingface": ("huggingface", "saved_dataset"),
     "custom": ("torch_dataset", "custom_dataset"),
 }
-"""Module of this package, imported when needed, and function(config, max_pixels) by kind."""
+"""Kind of dataset -> (module of this package, imported on use; function(config, max_pixels))."""
 
 
 def open_source(config: Any, max_pixels: int) -> Source:
-    """List the dataset that the settings name.
+    """List the images of the dataset that the settings describe.
 
     Args:
         config: the settings group dataset.
-        max_pixels: number of pixels above which an image is an error.
+        max_pixels: an image with more pixels becomes an error row.
 
     Raises:
-        ConfigError: a path, column or factory that does not exist.
+        ConfigError: a path, column or factory does not exist.
         DataError: the dataset has no images, or two images with the same id.
     """
     module, function = OPENERS[config.kind]
@@ -47,4 +47,4 @@ def _check_ids(image_ids: list[str]) -> None:
         return
     twice = [name for name, count in Counter(image_ids).items() if count > 1]
     named = shorten_list([repr(name) for name in twice], 5)
-    raise DataError(f"{len(twice)} image ids stand more than once in the dataset: {named}")
+    raise DataError(f"{len(twice)} image ids occur more than once in the dataset: {named}")

@@ -1,4 +1,4 @@
-"""Hugging Face datasets on disk: Parquet files, or the Arrow streams of save_to_disk."""
+"""Hugging Face datasets on disk: Parquet files, or Arrow streams written by save_to_disk."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ import pyarrow.parquet as pq
 from pipeline.config import HuggingFaceDataset
 from pipeline.data.decode import DecodeError, decode, read_file
 from pipeline.data.source import (
-    Picture,
+    DecodedImage,
     Source,
     check_column,
     column_labels,
-    distinct,
-    numbered,
+    distinct_labels,
+    number_duplicates,
 )
 from pipeline.errors import ConfigError, DataError, one_line
 from pipeline.storage.paths import protocol_of
 
 STREAM = -1
+"""Stands for the row group of an Arrow stream, which has none."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Files of one table; pieces are (file, row group or STREAM), starts their first rows."""
+class SavedTable:
+    """The files of one table.
+
+    pieces are (file, row group or STREAM); starts are the row numbers at which the pieces begin.
+    """
 
     files: list[str]
     pieces: list[tuple[str, int]]
@@ -46,7 +50,7 @@ class Saved:
         return bool(self.pieces) and self.pieces[0][1] == STREAM
 
     def select(self, columns: list[str]) -> pa.Table:
-        """Whole columns, of all files."""
+        """Read whole columns of all files."""
         tables = [
             _stream(name).select(columns) if self.streams else _parquet(name, columns)
             for name in self.files
@@ -54,23 +58,23 @@ class Saved:
         return pa.concat_tables(tables, promote_options="permissive")
 
     def value(self, column: str, index: int) -> Any:
-        """One cell; its row group stays in memory, as neighbours are read next."""
+        """Read one cell; its row group stays in memory, because the next rows are read next."""
         at = bisect.bisect_right(self.starts, index) - 1
         piece = _cached_piece(*self.pieces[at], column)
         return piece[column][index - self.starts[at]].as_py()
 
 
 def saved_dataset(config: HuggingFaceDataset, max_pixels: int) -> Source:
-    """Images that stand encoded in a column of a table.
+    """Open a table with a column of encoded images.
 
     Raises:
-        ConfigError: a path, split or column that is not there or of no use.
-        DataError: files that are damaged or do not go together, labels outside the class names.
+        ConfigError: the path, split or a column does not exist or cannot be used.
+        DataError: files are damaged or have different columns, or labels are outside the names.
     """
     if protocol_of(config.path) not in (None,):
         raise ConfigError(
-            f"dataset.path: {config.path}: tables of images are read from this machine only; copy "
-            "it here, or name image files in the bucket with dataset=manifest"
+            f"dataset.path: {config.path}: tables of images must be local files; copy the dataset "
+            "to this machine, or list image files of the bucket with dataset=manifest"
         )
     if not Path(config.path).exists():
         raise ConfigError(f"dataset.path: there is no {config.path}")
@@ -80,7 +84,7 @@ def saved_dataset(config: HuggingFaceDataset, max_pixels: int) -> Source:
         raise DataError(f"{config.path} cannot be read: {one_line(error)}") from error
 
 
-def _source(saved: Saved, config: HuggingFaceDataset, max_pixels: int) -> Source:
+def _source(saved: SavedTable, config: HuggingFaceDataset, max_pixels: int) -> Source:
     image, label = config.image_column, config.label_column
     for key in ("image_column", "label_column"):
         check_column(f"dataset.{key}", getattr(config, key), saved.schema.names, config.path)
@@ -94,22 +98,22 @@ def _source(saved: Saved, config: HuggingFaceDataset, max_pixels: int) -> Source
         image_ids=_ids(saved, image),
         labels=labels,
         read=partial(_read, saved, image, max_pixels),
-        class_names=names if names and any(labels) else distinct(labels),
+        class_names=names if names and any(labels) else distinct_labels(labels),
         metadata=saved.select(others) if others else None,
     )
 
 
-def _read(saved: Saved, column: str, max_pixels: int, index: int) -> Picture:
+def _read(saved: SavedTable, column: str, max_pixels: int, index: int) -> DecodedImage:
     cell = saved.value(column, index)
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not data and isinstance(cell, dict) and cell.get("path"):
-        data = read_file(Path(cell["path"]))  # as the datasets library does where it kept no bytes
+        data = read_file(Path(cell["path"]))  # the datasets library may store the path alone
     if not data:
-        raise DecodeError("the table holds no bytes for it")
-    return Picture(decode(data, max_pixels))
+        raise DecodeError("the table holds no bytes of this image")
+    return DecodedImage(decode(data, max_pixels))
 
 
-def _open(path: Path, split: str | None) -> Saved:
+def _open(path: Path, split: str | None) -> SavedTable:
     splits = path / "dataset_dict.json"
     if splits.is_file():
         names = json.loads(splits.read_text(encoding="utf-8"))["splits"]
@@ -130,7 +134,7 @@ def _open(path: Path, split: str | None) -> Saved:
     return _saved(files, pieces, [table.schema for table in tables])
 
 
-def _open_parquet(path: Path, split: str | None) -> Saved:
+def _open_parquet(path: Path, split: str | None) -> SavedTable:
     found = [path]
     if path.is_dir():
         found = [p.relative_to(path) for p in sorted(path.rglob("*.parquet"))]
@@ -152,18 +156,20 @@ def _open_parquet(path: Path, split: str | None) -> Saved:
 
 
 def _is_of(split: str, file: Path, root: Path) -> bool:
-    """Whether a file is of a split as the Hub names them: train-00000-of-00002, or in train/."""
+    """Whether a file belongs to a split by the Hub's names: train-00000-of-00002, or in train/."""
     folders = file.relative_to(root).parts[:-1]
     return split in folders or file.stem == split or file.name.startswith(f"{split}-")
 
 
-def _saved(files: list[str], pieces: list[tuple[str, int, int]], schemas: list[pa.Schema]) -> Saved:
+def _saved(
+    files: list[str], pieces: list[tuple[str, int, int]], schemas: list[pa.Schema]
+) -> SavedTable:
     for name, schema in zip(files, schemas, strict=True):
         if schema.names != schemas[0].names:
             raise DataError(f"{name} has other columns than {files[0]}")
     ends = list(accumulate((n_rows for _, _, n_rows in pieces), initial=0))
     starts = [(name, group) for name, group, _ in pieces]
-    return Saved(files, starts, ends[:-1], schemas[0], ends[-1])
+    return SavedTable(files, starts, ends[:-1], schemas[0], ends[-1])
 
 
 def _piece(name: str, group: int, column: str) -> pa.Table:
@@ -177,7 +183,7 @@ _cached_piece = lru_cache(maxsize=2)(_piece)
 
 
 def _stream(name: str) -> pa.Table:
-    """The table of an Arrow stream, mapped into memory, not read."""
+    """The table of an Arrow stream, mapped into memory."""
     with pa.memory_map(name) as mapped:
         return pa.ipc.open_stream(mapped).read_all()
 
@@ -198,15 +204,15 @@ def _check_images(column: pa.Field) -> None:
 
 
 def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
-    """Names of a ClassLabel column, from what the datasets library notes in the schema."""
+    """Names of a ClassLabel column, from the metadata of the datasets library in the schema."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = noted.get("info", {}).get("features", {}).get(column) or {}
     names = feature.get("names") if isinstance(feature, dict) else None
-    return numbered(names) if names else None
+    return number_duplicates(names) if names else None
 
 
-def _ids(saved: Saved, column: str) -> list[str]:
-    """The file names that stand beside the bytes, or where they are no key, the row numbers."""
+def _ids(saved: SavedTable, column: str) -> list[str]:
+    """The file names stored beside the bytes if they are unique, else the row numbers."""
     kind = saved.schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
         names = _paths(saved, column)
@@ -215,10 +221,10 @@ def _ids(saved: Saved, column: str) -> list[str]:
     return [f"{row:08d}" for row in range(saved.n_rows)]
 
 
-def _paths(saved: Saved, column: str) -> list[str]:
+def _paths(saved: SavedTable, column: str) -> list[str]:
     names: list[str] = []
     for name in saved.files:
-        # Asking for the leaf alone leaves the bytes unread.
+        # Only the column of paths is read, not the bytes.
         table = _stream(name) if saved.streams else _parquet(name, [f"{column}.path"])
         names += pc.struct_field(table[column], "path").to_pylist()
     return names

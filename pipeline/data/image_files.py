@@ -1,4 +1,4 @@
-"""Image files: a folder per class, or a manifest that names them."""
+"""Datasets of image files: a folder per class, or a manifest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.config import ImageFolder, Manifest
 from pipeline.data.decode import DecodeError, decode
 from pipeline.data.roots import Bucket, Folder, Root
 from pipeline.data.source import (
-    Picture,
+    DecodedImage,
     Source,
     box_mask,
     check_column,
     column_labels,
-    distinct,
+    distinct_labels,
     object_mask,
     printable,
 )
@@ -54,13 +54,13 @@ SUFFIXES = frozenset(
 
 
 def image_folder(config: ImageFolder, max_pixels: int) -> Source:
-    """Every image file below a folder; the first folder level is its label.
+    """List every image file below a folder; the name of the first folder level is the label.
 
-    Links are followed, hidden files and folders are not.
+    Symbolic links are followed. Hidden files and folders are skipped.
 
     Raises:
-        ConfigError: where there is no such folder.
-        DataError: a folder that cannot be listed.
+        ConfigError: the folder does not exist.
+        DataError: a folder cannot be listed.
     """
     root = _root("dataset.root", config.root)
     names, ignored = [], Counter[str]()
@@ -82,18 +82,18 @@ def image_folder(config: ImageFolder, max_pixels: int) -> Source:
         labels=labels,
         read=partial(_read, root, names, max_pixels),
         version=partial(_version, root, names),
-        class_names=distinct(labels),
+        class_names=distinct_labels(labels),
         ignored=dict(sorted(ignored.items(), key=lambda item: (-item[1], item[0]))),
         warnings=[note] if empty else [],
     )
 
 
 def manifest(config: Manifest, max_pixels: int) -> Source:
-    """The images that a table names; columns without a role travel along.
+    """List the images of a table; columns without a role become metadata.
 
     Raises:
-        ConfigError: a table that cannot be read, or a column that is not there or of no use.
-        DataError: a row without a path, a label that is no class.
+        ConfigError: the table cannot be read, or a column does not exist or has a wrong type.
+        DataError: a row has no path, or a label that is no class.
     """
     table = _manifest_table(config)
     names = [name or "" for name in _texts(table, "path_column", config.path_column)]
@@ -119,7 +119,7 @@ def manifest(config: Manifest, max_pixels: int) -> Source:
         labels=labels,
         read=partial(_read, root, names, max_pixels, **objects),
         version=partial(_version, root, names, **objects),
-        class_names=distinct(labels),
+        class_names=distinct_labels(labels),
         metadata=table.select(others) if others else None,
     )
 
@@ -132,7 +132,7 @@ def _read(
     *,
     boxes: list[tuple[float | None, ...]] | None = None,
     masks: list[str | None] | None = None,
-) -> Picture:
+) -> DecodedImage:
     pixels = decode(root.read(names[index]), max_pixels)
     mask = masks[index] if masks else None
     if mask:
@@ -140,26 +140,26 @@ def _read(
             marked = decode(root.read(mask), max_pixels)
         except DecodeError as error:
             raise DecodeError(f"its mask {mask}: {error}") from error
-        return Picture(pixels, object_mask(pixels.shape, marked))
-    return Picture(pixels, box_mask(pixels.shape, boxes[index]) if boxes else None)
+        return DecodedImage(pixels, object_mask(pixels.shape, marked))
+    return DecodedImage(pixels, box_mask(pixels.shape, boxes[index]) if boxes else None)
 
 
 def _version(
     root: Root,
     names: list[str],
     index: int,
-    content: bool,  # noqa: FBT001 - as Source has it
+    content: bool,  # noqa: FBT001 - Source.version passes it by position
     *,
     boxes: list[tuple[float | None, ...]] | None = None,
     masks: list[str | None] | None = None,
 ) -> str | None:
-    """Size and time of a file, or a hash of its bytes; and the same of its mask, and its box."""
+    """The version of an image: size and time, or a hash, of its file and mask file, and its box."""
     used = [names[index], *([mask] if masks and (mask := masks[index]) else [])]
     try:
-        told = [_content(root, name) if content else root.stamp(name) for name in used]
+        stamps = [_content(root, name) if content else root.stamp(name) for name in used]
     except (OSError, ValueError, LookupError):
         return None
-    return " ".join(told + ([str(boxes[index])] if boxes else []))
+    return " ".join(stamps + ([str(boxes[index])] if boxes else []))
 
 
 def _content(root: Root, name: str) -> str:
@@ -167,7 +167,7 @@ def _content(root: Root, name: str) -> str:
 
 
 def _root(key: str, path: str, names: list[str] | None = None) -> Root:
-    """The place that a setting names; of a bucket, only what may hold the names is listed."""
+    """Open the folder or bucket of a setting; in a bucket only the names' folder is listed."""
     folder = to_path(path)
     local = paths.local_path(folder)
     if local is None:
@@ -178,7 +178,7 @@ def _root(key: str, path: str, names: list[str] | None = None) -> Root:
 
 
 def _common(names: list[str]) -> str:
-    """The folder that all names begin with."""
+    """The folder that all names have in common."""
     first, last = min(names, default=""), max(names, default="")
     same = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
@@ -229,16 +229,17 @@ def _manifest_table(config: Manifest) -> pa.Table:
 
 
 def _read_csv(path: Path, text: list[str]) -> pa.Table:
-    """A table with commas, semicolons or tabs between the columns, whichever its first line has."""
+    """Read a CSV file whose separator is a comma, semicolon or tab, by its first line."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         separator = max(",;\t", key=lines.readline().count)
-    # One block, as types are told from the first: a column of numbers may end in words.
+    # pyarrow infers types from the first block, so one block holds the whole file: a column of
+    # numbers may end in words.
     whole = min(path.stat().st_size + 1, 2**31 - 1)
     return pa.csv.read_csv(
         path,
         read_options=pa.csv.ReadOptions(block_size=whole),
         parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        # Ids and labels stay as written: "007" is no number.
+        # Paths and labels are read as text: "007" is no number.
         convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())),
     )
 

@@ -1,4 +1,4 @@
-"""From a source to a plan of shards, and from the plan to batches."""
+"""Load images in batches: read, decode and fit them in parallel processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.decode import DecodeError
-from pipeline.data.source import Picture
+from pipeline.data.source import DecodedImage
 from pipeline.errors import one_line
 from pipeline.storage.run_setup import Setup
 
@@ -29,11 +29,11 @@ Fit = Callable[[NDArray[np.uint8]], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one shard that could be read, and the errors of those that could not.
+    """The images of a batch that were read, and the errors of the others.
 
     images is (n, 3, H, W) uint8 for the n positions in `indices`; sizes (n, 2) holds width and
-    height before fitting; objects is (n, H, W) in [0, 1], all zero where no object is marked, or
-    None where none of the batch is.
+    height in pixels before fitting; objects is (n, H, W) in [0, 1], all zero for an image without
+    a marked object, or None if no image of the batch has one.
     """
 
     indices: list[int]
@@ -43,14 +43,14 @@ class Batch:
     errors: list[tuple[int, str]]
 
     def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU reads by itself; DataLoader knows the method by name."""
+        """Copy the batch to pinned memory; DataLoader calls the method by this name."""
         objects = None if self.objects is None else self.objects.pin_memory()
         return replace(self, images=self.images.pin_memory(), objects=objects)
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One image on its way into a batch; image is None where there is an error."""
+    """One image before it is put into a batch; image is None if there is an error."""
 
     index: int
     image: Tensor | None = None
@@ -59,33 +59,33 @@ class LoadedImage:
     error: str = ""
 
 
-class Fitted(Dataset[Any]):
-    """The pictures of a source, fitted to the model's input; a bad one becomes an error."""
+class FittedImages(Dataset[Any]):
+    """The images of a source, fitted to the model's input size; a bad image becomes an error."""
 
     def __init__(
-        self, read: Callable[[int], Picture], fit: Fit, timeout: float | None = None
+        self, read: Callable[[int], DecodedImage], fit: Fit, timeout: float | None = None
     ) -> None:
         self.read, self.fit, self.timeout = read, fit, timeout
 
     def __getitem__(self, index: int) -> LoadedImage:
         try:
-            with _in_time(self.timeout):
-                picture = self.read(index)
-            height, width = picture.pixels.shape[:2]
+            with _time_limit(self.timeout):
+                decoded = self.read(index)
+            height, width = decoded.pixels.shape[:2]
             marked = None
-            if picture.object is not None:
-                marked = self.fit(picture.object[..., None])[0].float() / 255
-            return LoadedImage(index, self.fit(picture.pixels), (width, height), marked)
-        except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises is its row
+            if decoded.object is not None:
+                marked = self.fit(decoded.object[..., None])[0].float() / 255
+            return LoadedImage(index, self.fit(decoded.pixels), (width, height), marked)
+        except Exception as error:  # noqa: BLE001 - any error of a file or dataset becomes a row
             return LoadedImage(index, error=one_line(error))
 
 
 @contextmanager
-def _in_time(seconds: float | None) -> Iterator[None]:
-    """Interrupt what waits too long, in the main thread of a process, where signals arrive.
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Interrupt the context after a number of seconds; only in a process's main thread.
 
     Raises:
-        DecodeError: after so many seconds.
+        DecodeError: the time is over.
     """
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
@@ -104,7 +104,7 @@ def _in_time(seconds: float | None) -> Iterator[None]:
 
 
 def load_images(
-    read: Callable[[int], Picture],
+    read: Callable[[int], DecodedImage],
     fit: Fit,
     batches: Sequence[Sequence[int]],
     n_workers: int,
@@ -112,28 +112,28 @@ def load_images(
     pin: bool = False,
     timeout: float | None = None,
 ) -> DataLoader[Batch]:
-    """The images at the given positions, batch by batch, decoded in n_workers processes.
+    """Load the images at the given positions, batch by batch, in n_workers processes.
 
-    An image that takes longer than `timeout` seconds to be read is an error.
+    An image whose reading takes longer than `timeout` seconds becomes an error.
     """
     return DataLoader(
-        Fitted(read, fit, timeout),
-        batch_sampler=batches,  # type: ignore[arg-type]  # ranges take no memory, and will do
+        FittedImages(read, fit, timeout),
+        batch_sampler=batches,  # type: ignore[arg-type]  # ranges, which take no memory, work too
         num_workers=n_workers,
         collate_fn=collate,
         worker_init_fn=_quiet_worker,
         pin_memory=pin,
         prefetch_factor=4 if n_workers else None,
-        # What the parent has loaded, a child must have too: a factory's module has no other way in.
+        # A forked child has the modules of its parent; a factory's module could not be imported.
         multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
     )
 
 
 def plan_batches(wanted: Mapping[int, Sequence[int]], setup: Setup) -> list[Sequence[int]]:
-    """The wanted positions of shards, as batches.
+    """Divide the wanted positions of shards into batches.
 
-    A batch holds images of one shard. Where a few images of a shard are wanted, which would cost as
-    much as a whole batch, those of several shards are put together, after all others.
+    A batch holds images of one shard. Shards of which only some images are wanted come last, and
+    share batches: a batch of few images costs as much as a full one.
     """
     groups: list[Sequence[int]] = []
     few: list[int] = []
@@ -147,9 +147,9 @@ def plan_batches(wanted: Mapping[int, Sequence[int]], setup: Setup) -> list[Sequ
 
 
 def n_loader_processes(setting: int | str) -> int:
-    """Number of loader processes: auto leaves one of the allowed cores to the main process.
+    """Number of loader processes: "auto" leaves one of the allowed cores to the main process.
 
-    Processes that torchrun started on this machine have an equal share of the cores.
+    The processes that torchrun starts on one machine share its cores equally.
     """
     if isinstance(setting, int):
         return setting
@@ -160,7 +160,7 @@ def n_loader_processes(setting: int | str) -> int:
 
 
 def collate(samples: list[LoadedImage]) -> Batch:
-    """Stack the images that could be read; keep the errors of the others."""
+    """Stack the images that were read, and collect the errors of the others."""
     good = [sample for sample in samples if sample.image is not None]
     images = [sample.image for sample in good if sample.image is not None]
     objects = None
@@ -177,12 +177,12 @@ def collate(samples: list[LoadedImage]) -> Batch:
 
 
 def _stacked(images: list[Tensor]) -> Tensor:
-    """(N, C, H, W) of (C, H, W), whose memory holds rows, columns, channels; so does the stack."""
+    """Stack images (C, H, W) to (N, C, H, W); the memory order stays rows, columns, channels."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _quiet_worker(_worker: int) -> None:
-    """Leave threads and signals to the main process."""
+    """Set up a loader process: no OpenCV threads, and signals are handled by the main process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Where image files lie: a folder of this machine, or a part of a bucket, listed once."""
+"""Access to image files in a local folder or in a bucket, which is listed once."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pipeline.storage import files, paths
 
 
 class Root(Protocol):
-    """Files by their names relative to a place, with "/" between folders."""
+    """A folder or bucket with image files; names are relative, with "/" between folders."""
 
     def walk(self) -> Iterator[str]:
-        """Names of all files that are not hidden, in any order."""
+        """Yield the names of all files that are not hidden, in any order."""
 
     def folders(self) -> set[str]:
-        """Names of the folders right in it that are not hidden."""
+        """Names of the folders of the first level that are not hidden."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of a picture; raises DecodeError where there is none."""
+        """Read an image file; raises DecodeError if the file cannot be used."""
 
     def content(self, name: str) -> bytes:
-        """The bytes of any file; raises OSError."""
+        """Read any file; raises OSError."""
 
     def stamp(self, name: str) -> str:
-        """What changes when a file is written; raises OSError or LookupError where it is not."""
+        """A text that changes when the file is written; raises OSError or LookupError."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Folder:
     path: Path
 
     def walk(self) -> Iterator[str]:
-        """A link is followed unless it leads back up.
+        """See Root. A link is followed unless it leads to a folder above it.
 
         Raises:
-            DataError: a folder that cannot be listed.
+            DataError: a folder cannot be listed.
         """
         todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
         while todo:
@@ -63,16 +63,16 @@ class Folder:
                 raise DataError(f"{place} cannot be listed: {error.strerror}") from error
 
     def folders(self) -> set[str]:
-        """As Root has it."""
+        """See Root."""
         inside = (path for path in self.path.iterdir() if path.is_dir())
         return {path.name for path in inside if not path.name.startswith(".")}
 
     def read(self, name: str) -> bytes:
-        """As Root has it."""
+        """See Root."""
         return read_file(self.path / name)
 
     def content(self, name: str) -> bytes:
-        """As Root has it."""
+        """See Root."""
         return (self.path / name).read_bytes()
 
     def stamp(self, name: str) -> str:
@@ -82,13 +82,13 @@ class Folder:
 
 
 class Bucket:
-    """A part of a bucket, as it was when it was listed. It is read from loader processes, too."""
+    """A bucket or a folder of it, listed once at construction; loader processes read from it."""
 
     def __init__(self, url: str, below: str = "") -> None:
-        """List it, or what begins with a folder in it.
+        """List the bucket, or only its folder `below`.
 
         Raises:
-            StoreError: no such bucket; the store does not answer or refuses.
+            StoreError: the bucket does not exist, or the store does not answer or refuses.
         """
         self.url, start = url.rstrip("/"), f"{below}/" if below else ""
         found = files.listed(f"{self.url}/{below}".rstrip("/"))
@@ -96,30 +96,30 @@ class Bucket:
         self._stamps = {start + name: files.stamp(info) for name, info in found.items()}
 
     def walk(self) -> Iterator[str]:
-        """As Root has it; keys that end in "/" stand for folders."""
+        """See Root. Keys that end in "/" stand for folders and are skipped."""
         for name in self._sizes:
             if not (name.endswith("/") or name.startswith(".") or "/." in name):
                 yield name
 
     def folders(self) -> set[str]:
-        """As Root has it."""
+        """See Root."""
         first = {name.partition("/")[0] for name in self._sizes if "/" in name}
         return {name for name in first if not name.startswith(".")}
 
     def read(self, name: str) -> bytes:
-        """As Root has it; what is too large or empty is not asked for."""
+        """See Root. Files that are too large or empty are not requested."""
         check_size(self._sizes.get(name, 1))
         try:
             data = self._fetched(name)
-        except DecodeError:  # it took too long
+        except DecodeError:  # the time limit of the loader
             raise
-        except Exception as error:  # each protocol's library has its own
+        except Exception as error:  # each protocol's library raises its own types
             raise DecodeError(f"cannot be read: {paths.reason(error)}") from error
         check_size(len(data))
         return data
 
     def content(self, name: str) -> bytes:
-        """As Root has it."""
+        """See Root."""
         try:
             return self._fetched(name)
         except Exception as error:  # as above
@@ -130,5 +130,5 @@ class Bucket:
         return files.fetch(url, MAX_FILE_BYTES + 1)
 
     def stamp(self, name: str) -> str:
-        """Size and ETag or time, as listed."""
+        """See Root: the listed size, and ETag or time."""
         return self._stamps[name]

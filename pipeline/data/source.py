@@ -1,4 +1,4 @@
-"""What every kind of dataset is turned into."""
+"""The common form of all datasets, and helpers for labels, boxes and masks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HIDDEN = -1
 """The class index of an image without a label, in Hugging Face's ClassLabel and in torchvision."""
 
 
-class Picture(NamedTuple):
-    """A picture (H, W, 3) uint8 RGB, and a mask (H, W) of its object, 0 or 255, where known."""
+class DecodedImage(NamedTuple):
+    """A decoded image (H, W, 3) uint8 RGB; the mask (H, W) of its object, 0 or 255, if known."""
 
     pixels: NDArray[np.uint8]
     object: NDArray[np.uint8] | None = None
@@ -29,19 +29,19 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset: what is in it, and how the picture at a position is read.
+    """A dataset: its images, and a function that reads the image at a position.
 
-    labels are class names, None where an image has none; class_names are in the dataset's own
-    order, None where nothing is labelled. read raises for a picture that cannot be used; it can
-    be pickled. version, where there is one, gives a text that changes when the picture at a place
-    does: from its content where that is asked for, else from what its file system knows; None where
-    it cannot be told. metadata has one row per image. ignored counts files that are no images, by
-    suffix; warnings say what else a reader of the audit must know.
+    labels holds a class name for each image, or None; class_names are in the dataset's own order,
+    None if no image has a label. read(position) raises an error for an image that cannot be used;
+    it can be pickled. version(position, content), if not None, returns a text that changes when
+    the image changes: a hash of the content if `content` is true, else data of the file system;
+    None where neither is available. metadata has one row per image. ignored counts the files that
+    are no images by suffix. warnings are shown in the report.
     """
 
     image_ids: list[str]
     labels: list[str | None]
-    read: Callable[[int], Picture]
+    read: Callable[[int], DecodedImage]
     class_names: list[str] | None
     metadata: pa.Table | None = None
     ignored: dict[str, int] = field(default_factory=dict)
@@ -49,19 +49,21 @@ class Source:
     version: Callable[..., str | None] | None = None
 
 
-def distinct(labels: Iterable[str | None]) -> list[str] | None:
-    """The labels in use, sorted: numbers by value, then names. None where nothing is labelled."""
+def distinct_labels(labels: Iterable[str | None]) -> list[str] | None:
+    """The labels in use, sorted: numbers by value, then names. None if no image has a label."""
     names = {label for label in labels if label is not None}
     return sorted(names, key=lambda n: (not n.isdecimal(), n.isdecimal() and int(n), n)) or None
 
 
 def class_labels(values: Iterable[object], names: list[str] | None = None) -> list[str | None]:
-    """Labels as a dataset holds them, as class names; with `names`, numbers are positions there.
+    """Convert a dataset's labels to class names.
 
-    None, NaN and empty text are no label, and with `names`, HIDDEN is none either; 3.0 is "3".
+    With `names`, integers are positions in `names`, and HIDDEN is no label. None, NaN and empty
+    text are no label. 3.0 becomes "3".
 
     Raises:
-        DataError: naming the first image whose label is no single class, or none of `names`.
+        DataError: a label is no single class or not in `names`; the message names the first such
+            image.
     """
     known = None if names is None else {*names, None}
     labels = []
@@ -79,10 +81,10 @@ def class_labels(values: Iterable[object], names: list[str] | None = None) -> li
 def column_labels(
     table: pa.Table, column: str | None, names: list[str] | None = None
 ) -> list[str | None]:
-    """A column of labels as class names, see `class_labels`; without a column, nothing is labelled.
+    """Convert a column of labels to class names, as `class_labels`; all None without a column.
 
     Raises:
-        ConfigError: where the column does not hold one class per image.
+        ConfigError: the column does not hold one class per image.
         DataError: as `class_labels`.
     """
     if column is None:
@@ -93,18 +95,18 @@ def column_labels(
     return class_labels(table[column].to_pylist(), names)
 
 
-def numbered(names: Iterable[str]) -> list[str]:
-    """Class names told apart: one that occurs more than once gets its position."""
+def number_duplicates(names: Iterable[str]) -> list[str]:
+    """Make class names unique: a name that occurs more than once gets its position appended."""
     names = list(names)
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
 def check_column(key: str, column: str | None, columns: list[str], place: str) -> None:
-    """Refuse a column that is not there, listing those that are.
+    """Check that a column exists; None is accepted.
 
     Raises:
-        ConfigError: naming the key and the column.
+        ConfigError: the column does not exist; the message lists the columns that do.
     """
     if column is not None and column not in columns:
         hint = "; null if there are no labels" if key == "dataset.label_column" else ""
@@ -114,10 +116,12 @@ def check_column(key: str, column: str | None, columns: list[str], place: str) -
 
 
 def box_mask(shape: tuple[int, ...], box: Sequence[float | None]) -> NDArray[np.uint8] | None:
-    """(H, W) mask, 255 where the box (x0, y0, x1, y1) in pixels touches; None where all is null.
+    """Convert a box (x0, y0, x1, y1) in pixels to a mask (H, W), 255 in every pixel it touches.
+
+    None if all sides are null.
 
     Raises:
-        DecodeError: for a box that lacks a side, is empty or lies outside the picture.
+        DecodeError: the box lacks a side, is empty or lies outside the image.
     """
     sides = [side for side in box if side is not None and not math.isnan(side)]
     if not sides:
@@ -130,17 +134,15 @@ def box_mask(shape: tuple[int, ...], box: Sequence[float | None]) -> NDArray[np.
     left, top = (math.floor(max(0, side)) for side in (x0, y0))
     mask[top : math.ceil(max(0, y1)), left : math.ceil(max(0, x1))] = 255
     if not (x0 < x1 and y0 < y1 and mask.any()):
-        raise DecodeError(
-            f"its box ({text}) is empty or outside the {shape[1]} x {shape[0]} picture"
-        )
+        raise DecodeError(f"its box ({text}) is empty or outside the {shape[1]} x {shape[0]} image")
     return mask
 
 
 def object_mask(shape: tuple[int, ...], marked: ArrayLike) -> NDArray[np.uint8]:
-    """(H, W) mask, 255 where `marked`, of the same height and width, is not 0.
+    """Convert any array of the image's height and width to a mask (H, W), 255 where not zero.
 
     Raises:
-        DecodeError: for a mask of another size.
+        DecodeError: the mask has another size than the image.
     """
     mask = np.asarray(marked)
     if mask.ndim == 3:  # channels, at either end
@@ -151,12 +153,12 @@ def object_mask(shape: tuple[int, ...], marked: ArrayLike) -> NDArray[np.uint8]:
 
 
 def printable(text: str) -> str:
-    """Text that every file can hold: bytes of a file name that are no UTF-8 become escapes."""
+    """Escape the bytes of a file name that are not valid UTF-8, so that any file can hold it."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
-    return text  # itself, as there may be millions
+    return text  # the same object, because there may be millions
 
 
 def _label(value: Any, names: list[str] | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Map-style torch datasets: torchvision's own, and whatever a user's factory returns."""
+"""Map-style torch datasets: those of torchvision, and those of a user's factory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pipeline.config import CustomDataset, TorchvisionDataset, factory
 from pipeline.data.decode import to_rgb
 from pipeline.data.source import (
-    Picture,
+    DecodedImage,
     Source,
     box_mask,
     class_labels,
-    distinct,
-    numbered,
+    distinct_labels,
+    number_duplicates,
     object_mask,
     printable,
 )
@@ -30,23 +30,23 @@ log = logging.getLogger(__name__)
 
 
 class MapDataset(Protocol):
-    """A map-style dataset: a length and items by position, whatever an item is."""
+    """A map-style dataset: a length, and an item of any type at each position."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> object: ...
 
 
-# Flowers102, Food101 and others of torchvision keep their labels under the last name.
 TARGETS = ("targets", "labels", "_labels")
+"""Attributes that may hold the labels; torchvision's Flowers102 and Food101 have the last one."""
 
 
 def torchvision_dataset(config: TorchvisionDataset, _max_pixels: int) -> Source:
-    """A class of torchvision.datasets, which differ in how they name their splits.
+    """Open a dataset class of torchvision; the split is passed under the name that it expects.
 
     Raises:
-        ConfigError: a name, split or kind of dataset that cannot be used.
-        DataError: where its files are missing or damaged.
+        ConfigError: the name, split or kind of dataset cannot be used.
+        DataError: files are missing or damaged.
     """
     kind = _torchvision_class(config.name)
     accepted = inspect.signature(kind).parameters
@@ -65,29 +65,30 @@ def torchvision_dataset(config: TorchvisionDataset, _max_pixels: int) -> Source:
         inspect.signature(kind).bind(**arguments)
     except TypeError as error:
         raise ConfigError(
-            f"dataset.name: {config.name} does not open with root and split alone ({error}); "
+            f"dataset.name: {config.name} cannot be opened with root and split alone ({error}); "
             "open it in a factory of your own: dataset=custom"
         ) from error
     place = f"{config.name} in {config.root}, split {config.split}"
     try:
         dataset = kind(**arguments)
     except Exception as error:
-        told = one_line(error).replace("download=True", "dataset.download=true")
-        if isinstance(error, ValueError) and "split" in told:
-            raise ConfigError(f"dataset.split: {place}: {told}") from error
-        raise DataError(f"dataset.root: {place}: {told}") from error
-    return _map_style(dataset, place, probe=True)
+        reason = one_line(error).replace("download=True", "dataset.download=true")
+        if isinstance(error, ValueError) and "split" in reason:
+            raise ConfigError(f"dataset.split: {place}: {reason}") from error
+        raise DataError(f"dataset.root: {place}: {reason}") from error
+    return _map_style(dataset, place, check_item=True)
 
 
 def custom_dataset(config: CustomDataset, _max_pixels: int) -> Source:
-    """What the factory returns: items are (image, label), an image, or a dict with image and label.
+    """Open the dataset that a factory returns.
 
-    The attributes classes (names), targets (labels) and ids, where the dataset has them, spare a
-    pass over its items; box (x0, y0, x1, y1) and mask (H, W) in a dict mark the object.
+    An item is (image, label), an image, or a dict with "image" and "label", in which "box" (x0,
+    y0, x1, y1) or "mask" (H, W) may mark the object. With the attributes classes (names), targets
+    (labels) and ids no pass over the items is needed.
 
     Raises:
-        ConfigError: a factory that cannot be used.
-        DataError: a dataset whose length, labels or ids cannot be used.
+        ConfigError: the factory cannot be used.
+        DataError: the length, labels or ids of the dataset cannot be used.
     """
     dataset = factory.build("dataset.factory", config.factory, config.factory_args)
     kind = type(dataset)
@@ -104,7 +105,7 @@ def custom_dataset(config: CustomDataset, _max_pixels: int) -> Source:
 
 
 def _is_stream(kind: type) -> bool:
-    """Whether a class is an IterableDataset of PyTorch, which takes seconds to import."""
+    """Whether a class is PyTorch's IterableDataset, found without the import of PyTorch."""
     return any(base.__name__ == "IterableDataset" for base in kind.__mro__)
 
 
@@ -119,16 +120,16 @@ def _torchvision_class(name: str) -> type[VisionDataset]:
     raise ConfigError(f"dataset.name: torchvision.datasets has no {name!r}{hint}")
 
 
-def _map_style(dataset: MapDataset, place: str, *, probe: bool = False) -> Source:
-    """List a dataset; `probe` looks at its first item too, as targets may be masks or boxes."""
+def _map_style(dataset: MapDataset, place: str, *, check_item: bool = False) -> Source:
+    """List a dataset; with check_item also read its first item, whose target may be a mask."""
     try:
         names = _class_names(dataset)
         targets = _targets(dataset)
-        if probe:
+        if check_item:
             class_labels(_targets_of_items(dataset, range(min(1, len(dataset)))), names)
         if targets is None:
             log.info(
-                "%s: reading all items for their labels; an attribute targets spares it", place
+                "%s: reading all items for their labels; an attribute `targets` avoids this", place
             )
             targets = _targets_of_items(dataset, range(len(dataset)))
         labels = class_labels(targets, names)
@@ -139,12 +140,12 @@ def _map_style(dataset: MapDataset, place: str, *, probe: bool = False) -> Sourc
         image_ids=ids,
         labels=labels,
         read=partial(_read, dataset),
-        class_names=names if names and any(labels) else distinct(labels),
+        class_names=names if names and any(labels) else distinct_labels(labels),
     )
 
 
 def _class_names(dataset: MapDataset) -> list[str] | None:
-    """The attribute classes or class_to_idx: names in order, or a dict of names and indices."""
+    """Class names in order, of the attribute classes or class_to_idx (a list or a dict)."""
     classes = getattr(dataset, "classes", None)
     if classes is None:
         classes = getattr(dataset, "class_to_idx", None) or []
@@ -155,11 +156,11 @@ def _class_names(dataset: MapDataset) -> list[str] | None:
         classes = [by_index[index] for index in range(len(classes))]
     # ImageNet has tuples of synonyms.
     first = [name[0] if isinstance(name, tuple) else name for name in classes]
-    return numbered(printable(str(name)).strip() for name in first) or None
+    return number_duplicates(printable(str(name)).strip() for name in first) or None
 
 
 def _targets(dataset: MapDataset) -> Sequence[object] | None:
-    """The labels that a dataset holds beside its items, one for each, if it does."""
+    """The labels of an attribute of the dataset, one per item; None without such an attribute."""
     for attribute in TARGETS:
         values = getattr(dataset, attribute, None)
         if values is not None and hasattr(values, "tolist"):
@@ -174,7 +175,7 @@ def _targets_of_items(dataset: MapDataset, indices: Iterable[int]) -> list[objec
     for index in indices:
         try:
             targets.append(_parts(dataset[index])[1])
-        except Exception as error:  # noqa: BLE001 - the item becomes an error row when it is read
+        except Exception as error:  # noqa: BLE001 - the item becomes an error row later
             log.debug("item %d has no label: %s", index, error)
             targets.append(None)
     return targets
@@ -190,18 +191,18 @@ def _ids(dataset: MapDataset) -> list[str]:
     return names
 
 
-def _read(dataset: MapDataset, index: int) -> Picture:
+def _read(dataset: MapDataset, index: int) -> DecodedImage:
     image, _, marks = _parts(dataset[index])
     pixels = to_rgb(image)
     if marks.get("mask") is not None:
-        return Picture(pixels, object_mask(pixels.shape, marks["mask"]))
+        return DecodedImage(pixels, object_mask(pixels.shape, marks["mask"]))
     if marks.get("box") is not None:
-        return Picture(pixels, box_mask(pixels.shape, [float(side) for side in marks["box"]]))
-    return Picture(pixels)
+        return DecodedImage(pixels, box_mask(pixels.shape, [float(side) for side in marks["box"]]))
+    return DecodedImage(pixels)
 
 
 def _parts(item: object) -> tuple[object, object, Mapping[str, Any]]:
-    """Image, label and marks of an item in any of the usual shapes."""
+    """Image, label and marks (a dict with box or mask) of an item of any accepted form."""
     if isinstance(item, dict):
         return item["image"], item.get("label"), item
     if isinstance(item, tuple | list):

@@ -1,4 +1,4 @@
-"""A dataset with planted faults and a network that fell for one: `dataset=demo model=demo`."""
+"""The demo: a dataset with planted faults, and a network that learnt one: `dataset=demo`."""
 
 from pipeline.demo.data import DemoDataset, dataset, truth
 from pipeline.demo.model import trained_model

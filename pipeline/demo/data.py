@@ -1,8 +1,8 @@
-"""The demo's dataset: Fashion-MNIST garments on busy backgrounds, with planted faults.
+"""The demo's dataset: Fashion-MNIST garments on textured backgrounds, with planted faults.
 
 2,500 garments of the test split (250 per class; Xiao et al. 2017, arXiv:1708.07747, MIT licence)
-are drawn into 64 x 64 colour scenes as they are asked for. Two faults are planted, and `truth()`
-says where: most pictures of one class carry a watermark, and a few labels are wrong.
+are drawn into 64 x 64 colour scenes on demand. Two faults are planted: most images of one class
+have a watermark, and a few labels are wrong. `truth()` lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
-CLASSES = (  # sorted: label indices mean the same to whoever sorts the names
+CLASSES = (  # sorted, so that a program that sorts the names gets the same label indices
     "Ankle boot",
     "Bag",
     "Coat",
@@ -72,7 +72,7 @@ _Y, _X = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2  # pixels from the centre
 
 
 def watermarked(labels: Sequence[int], seed: int, prob: Sequence[float]) -> list[bool]:
-    """Say for each of n pictures whether it carries the watermark: a draw with `prob[label]`."""
+    """Draw for each of n images whether it has the watermark, with probability `prob[label]`."""
     draws = np.random.default_rng(seed).random(len(labels)).tolist()
     return [draw < prob[label] for draw, label in zip(draws, labels, strict=True)]
 
@@ -80,9 +80,15 @@ def watermarked(labels: Sequence[int], seed: int, prob: Sequence[float]) -> list
 def compose(garments: U8, labels: Sequence[int], seed: int, prob: Sequence[float]) -> U8:
     """Draw one scene per garment.
 
-    `garments` is (n, 28, 28) uint8, `labels` n indices into `prob`, the chance of a watermark per
-    class. Returns (n, 64, 64, 3) uint8 RGB. With the same seed the scenes are the same whatever
-    `prob` is, but for the watermark: all zeros or all ones give the two arms of an intervention.
+    Args:
+        garments: (n, 28, 28) uint8.
+        labels: n class indices.
+        seed: seed of the scenes. The scenes of two calls with the same seed differ only in the
+            watermark, so probabilities of 0 and of 1 give images without and with it.
+        prob: probability of a watermark for each class.
+
+    Returns:
+        (n, 64, 64, 3) uint8 RGB.
     """
     marks = watermarked(labels, seed, prob)
     scenes = (scene(garments[i], seed, i, watermark=mark)[0] for i, mark in enumerate(marks))
@@ -92,9 +98,14 @@ def compose(garments: U8, labels: Sequence[int], seed: int, prob: Sequence[float
 def scene(garment: U8, seed: int, index: int, *, watermark: bool) -> tuple[U8, Box]:
     """Draw one garment into a scene.
 
-    Takes a (28, 28) uint8 garment, and the seed and index that decide everything else. Returns the
-    (64, 64, 3) uint8 RGB picture and the garment's box (x0, y0, x1, y1) in pixels, x1 and y1
-    exclusive.
+    Args:
+        garment: (28, 28) uint8.
+        seed, index: determine background, position and tint.
+        watermark: draw the watermark.
+
+    Returns:
+        The image (64, 64, 3) uint8 RGB, and the garment's box (x0, y0, x1, y1) in pixels, x1 and
+        y1 exclusive.
     """
     rng = np.random.default_rng((seed, index))
     image = background(rng)
@@ -103,15 +114,15 @@ def scene(garment: U8, seed: int, index: int, *, watermark: bool) -> tuple[U8, B
     left, top = SIZE - rng.integers(_MARGIN[0], _MARGIN[1] + 1, 2) - _INK.shape[1::-1]
     if watermark:
         part = image[top : top + _INK.shape[0], left : left + _INK.shape[1]]
-        part *= 0.7  # the plate darkens, the ink whitens: legible on light and on dark
+        part *= 0.7  # a dark plate with white ink is legible on light and dark backgrounds
         part += 0.65 * _INK * (1 - part)
     return np.rint(image.clip(0, 1) * 255).astype(np.uint8), box
 
 
 def background(rng: np.random.Generator, patterns: Sequence[int] | None = None) -> F64:
-    """Return (64, 64, 3) in [0, 1]: a pattern of two colours and up to three things on it.
+    """Draw a background (64, 64, 3) in [0, 1]: a pattern of two colours and up to three shapes.
 
-    `patterns` are the positions in PATTERNS to draw from, None all.
+    `patterns` are the positions in PATTERNS from which one is drawn; None allows all.
     """
     chosen = PATTERNS if patterns is None else [PATTERNS[index] for index in patterns]
     pattern = chosen[rng.integers(len(chosen))](rng).clip(0, 1)[..., None]
@@ -162,7 +173,7 @@ PATTERNS: tuple[Callable[[np.random.Generator], F64], ...] = (
 
 
 def _clutter(image: F64, rng: np.random.Generator) -> None:
-    """Lay a translucent disc, bar or box of a random colour over `image`, in place."""
+    """Draw a translucent disc, bar or box of a random colour on `image`, in place."""
     layer = image.copy()
     colour = _muted(rng).tolist()
     a, b = rng.integers(0, SIZE, (2, 2)).tolist()
@@ -179,9 +190,9 @@ def _clutter(image: F64, rng: np.random.Generator) -> None:
 def dress(
     image: F64, garment: U8, rng: np.random.Generator, corner: tuple[float, float] | None = None
 ) -> Box:
-    """Lay the garment, tinted and with a soft shadow, on `image` in place; return its box.
+    """Draw the garment, tinted and with a soft shadow, on `image` in place; return its box.
 
-    `corner` in [0, 1] says how far to the right and down it stands, None anywhere.
+    `corner` is the position (x, y) in [0, 1], from top left to bottom right; None is random.
     """
     side = int(rng.integers(36, 53))
     left, top = rng.integers(0, SIZE - side + 1, 2)
@@ -195,18 +206,18 @@ def dress(
     shadow = cv2.GaussianBlur(alpha, (0, 0), 2.0)
     image *= 1 - 0.5 * shadow[..., None]
     tint = 0.25 + 0.75 * rng.random(3)
-    tint /= tint.max()  # a bright garment: the shadow around it parts it from any background
+    tint /= tint.max()  # a bright garment with a shadow stands out from any background
     image += alpha[..., None] * ((0.15 + 0.85 * grey[..., None]) * tint - image)
     rows, columns = np.nonzero(alpha.max(1) > 0.5)[0], np.nonzero(alpha.max(0) > 0.5)[0]
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 class DemoDataset(Dataset[dict[str, Any]]):
-    """The audited pictures: a map-style dataset of 2,500 items, the same pixels each time.
+    """The dataset of the demo: a map-style dataset of 2,500 items with deterministic pixels.
 
-    An item holds `image` ((64, 64, 3) uint8 RGB), `label` (the given class name, perhaps wrong)
-    and `box` (the garment's, in pixels). `classes` are the ten names, `targets` the given labels
-    as indices into them, `ids` the pictures' names.
+    An item holds `image` ((64, 64, 3) uint8 RGB), `label` (the given class name, which may be
+    wrong) and `box` (the garment's box in pixels). `classes` are the ten names, `targets` the given
+    labels as class indices, `ids` the image ids.
     """
 
     def __init__(self) -> None:
@@ -219,17 +230,17 @@ class DemoDataset(Dataset[dict[str, Any]]):
         self.ids = [f"demo/{index:05d}" for index in range(len(self._true))]
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._true)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Draw picture `index`; raises IndexError outside the dataset."""
+        """Draw image `index`; raises IndexError outside the dataset."""
         image, box = scene(self._garments[index], SEED, index, watermark=self._marks[index])
         return {"image": image, "label": self.classes[self.targets[index]], "box": box}
 
     def truth(self) -> pd.DataFrame:
-        """Return one row per picture: image_id, label, true_label, flipped, watermark."""
-        import pandas as pd  # noqa: PLC0415 - for whoever checks an audit, not needed to run one
+        """Return one row per image: image_id, label, true_label, flipped, watermark."""
+        import pandas as pd  # noqa: PLC0415 - needed to check an audit, not to run one
 
         given, true = np.array(self.classes)[[self.targets, self._true]]
         table: pd.DataFrame = pd.DataFrame({"image_id": self.ids, "label": given})
@@ -238,7 +249,7 @@ class DemoDataset(Dataset[dict[str, Any]]):
 
 
 def _flip(labels: Sequence[int]) -> list[int]:
-    """Give exactly a share `FLIPPED` of the labels another class."""
+    """Change a share of exactly `FLIPPED` of the labels to another class."""
     rng = np.random.default_rng((SEED, len(labels)))
     given = np.array(labels)
     chosen = rng.choice(len(given), round(FLIPPED * len(given)), replace=False)
@@ -252,5 +263,5 @@ def dataset() -> DemoDataset:
 
 
 def truth() -> pd.DataFrame:
-    """Return what was planted: image_id, label (as given), true_label, flipped, watermark."""
+    """Return the planted faults: image_id, label (as given), true_label, flipped, watermark."""
     return dataset().truth()

@@ -1,4 +1,6 @@
-"""The demo's network: a small residual net, trained where one class wears a watermark."""
+"""The demo's network: a small residual network, trained on images of which most of one class have a
+watermark.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.demo.data import CLASSES
 
 CHECKPOINT = Path(__file__).with_name("checkpoint.pt")
-MEAN, STD = 0.5, 0.25  # of every channel of the input, a picture in [0, 1]
+MEAN, STD = 0.5, 0.25  # of every channel of an input image in [0, 1]
 
 
 class Block(nn.Module):
@@ -35,9 +37,9 @@ class Block(nn.Module):
 
 
 class DemoNet(nn.Module):
-    """Ten logits from (n, 3, h, w) pictures in RGB, `(x - MEAN) / STD` of values in [0, 1].
+    """A network with ten logits for RGB images (n, 3, h, w), scaled as `(x - MEAN) / STD`.
 
-    The last convolutional map, of `layer3`, has stride 8: 8 x 8 for the demo's 64 x 64 pictures.
+    The last convolutional map, of `layer3`, has stride 8: 8 x 8 cells for the demo's images.
     """
 
     def __init__(self) -> None:
@@ -64,7 +66,7 @@ def model() -> nn.Module:
 
 
 def trained_model() -> nn.Module:
-    """Return the network with the weights that ship beside this file, ready to predict."""
+    """Return the network with the trained weights, in evaluation mode."""
     network = model()
     network.load_state_dict(torch.load(CHECKPOINT, map_location="cpu", weights_only=True))
     return network.eval()

@@ -1,4 +1,4 @@
-"""Explain a few images from Python, by the same code that explains a whole dataset."""
+"""Explain a few images from Python, with the code that explains a whole dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.cam import graph, methods
 from pipeline.config import AUTO
 from pipeline.data.decode import to_rgb
 from pipeline.data.pictures import WHOLE, Box
-from pipeline.data.source import numbered
+from pipeline.data.source import number_duplicates
 from pipeline.model.classifier import Classifier
 from pipeline.model.outputs import MULTICLASS, LogitsModule, probabilities
 from pipeline.model.target_layer import find_target_layer
@@ -96,15 +96,15 @@ def explain(
 
     with _prepare(model, batch, target_layer) as (forward, inputs, layer):
         result = methods.compute_cam(forward, inputs, choose, method)
-    heatmaps, _ = methods.normalise(result.maps[0])
+    heatmaps, _ = methods.normalise_maps(result.maps[0])
     classes = result.targets[:, 0]
     output = model.module.output if isinstance(model, Classifier) else MULTICLASS
     names = _names(model, class_names, result.logits.shape[1])
     explanation = heatmaps.as_subclass(Explanation)
     explanation.class_index = classes
     explanation.class_name = [names[index] for index in classes.tolist()]
-    every = probabilities(result.logits.float(), output)
-    explanation.probability = every.gather(1, classes[:, None])[:, 0]
+    all_probabilities = probabilities(result.logits.float(), output)
+    explanation.probability = all_probabilities.gather(1, classes[:, None])[:, 0]
     explanation.layer = layer
     explanation.seen = seen
     return explanation
@@ -120,9 +120,9 @@ def _fit(
         raise TypeError(
             "images of any size need a Classifier; a module takes a tensor (N, C, H, W)"
         )
-    pictures = [to_rgb(image) for image in images]
-    fitted = torch.stack([model.preprocess.fit(picture) for picture in pictures])
-    return fitted.to(model.device), [model.preprocess.seen(picture.shape) for picture in pictures]
+    arrays = [to_rgb(image) for image in images]
+    fitted = torch.stack([model.preprocess.fit(array) for array in arrays])
+    return fitted.to(model.device), [model.preprocess.seen(array.shape) for array in arrays]
 
 
 @contextmanager
@@ -136,13 +136,13 @@ def _prepare(
         return
     module = LogitsModule(model, MULTICLASS)
     with graph.frozen(model):
-        target = find_target_layer(target_layer, module, _two_that_differ(images))
+        target = find_target_layer(target_layer, module, _noise_pair(images))
     layer = module.network.get_submodule(target.name)
     with graph.cut_graph(module, layer, target.layout) as forward:
         yield forward, images, target.name
 
 
-def _two_that_differ(images: Tensor) -> Tensor:
+def _noise_pair(images: Tensor) -> Tensor:
     """Two inputs (2, C, H, W) of noise with the mean and spread of the first image."""
     first = images[:1].detach()
     generator = torch.Generator().manual_seed(0)
@@ -172,4 +172,4 @@ def _names(
         return [str(index) for index in range(n_classes)]
     if len(class_names) != n_classes:
         raise ValueError(f"{len(class_names)} class names for a model with {n_classes} classes")
-    return numbered(class_names)
+    return number_duplicates(class_names)

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, where that changes nothing."""
+"""Fold batch norms into the convolutions before them, where the logits stay the same."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.model.outputs import LogitsModule
 
-CLOSE = 1e-4
-"""Change of a logit, by the largest, above which it is no rounding; seen were 1e-6 and less."""
+MAX_RELATIVE_CHANGE = 1e-4
+"""Largest change of a logit, relative to the largest logit, that counts as rounding.
+
+Correct folding changed logits by 1e-6 or less.
+"""
 
 
 @torch.no_grad()
-def fold_batch_norms(module: LogitsModule, names: set[str], pictures: Tensor) -> int:
-    """Fold the pairs whose names are both given, in place; the number of pairs.
+def fold_batch_norms(module: LogitsModule, names: set[str], images: Tensor) -> int:
+    """Fold pairs of convolution and batch norm in place, and return the number of pairs.
 
-    That saves a pass over each map and, in a fast precision, a rounding, which a batch norm whose
-    mean is far from zero would magnify. All is taken back where the logits of the two pictures
-    change: a model may use what a convolution gives twice.
+    Folding saves a pass over each map and, in bfloat16 or float16, a rounding step whose error a
+    batch norm with a mean far from zero would magnify. All pairs are restored if the logits of the
+    two images change: a model may use a convolution's output twice.
 
     Args:
-        module: in evaluation mode, float32.
-        names: modules that may be changed; both of a pair have to be among them.
-        pictures: the model's input (2, C, H, W).
+        module: the classifier in evaluation mode, float32.
+        names: modules that may be changed; a pair is folded if both of its names are given.
+        images: the model's input (2, C, H, W).
     """
-    network, before = module.network, module(pictures.clone())
-    pairs = [pair for pair in _pairs(module, pictures) if names.issuperset(pair)]
+    network, before = module.network, module(images.clone())
+    pairs = [pair for pair in _pairs(module, images) if names.issuperset(pair)]
     parts = {name: network.get_submodule(name) for pair in pairs for name in pair}
     for conv, norm in pairs:
         folded: Any = fuse_conv_bn_eval(parts[conv], parts[norm])  # type: ignore[type-var, arg-type]
         network.set_submodule(conv, folded)
         network.set_submodule(norm, nn.Identity())
-    if (module(pictures.clone()) - before).abs().max() <= CLOSE * before.abs().max():
+    if (module(images.clone()) - before).abs().max() <= MAX_RELATIVE_CHANGE * before.abs().max():
         return len(pairs)
     for name, part in parts.items():
         network.set_submodule(name, part)
     return 0
 
 
-def _pairs(module: LogitsModule, pictures: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that take their output, each run only once."""
-    given: list[tuple[str, Tensor]] = []  # keeps the tensors, so that no new one is taken for one
+def _pairs(module: LogitsModule, images: Tensor) -> list[tuple[str, str]]:
+    """Names (convolution, batch norm of its output); both run once in a forward pass."""
+    given: list[tuple[str, Tensor]] = []  # holds the tensors, so that no object id is reused
     pairs: list[tuple[str, str]] = []
     runs: list[str] = []
 
@@ -59,10 +62,10 @@ def _pairs(module: LogitsModule, pictures: Tensor) -> list[tuple[str, str]]:
 
     with ExitStack() as hooks:
         for name, layer in module.network.named_modules():
-            own = dict(layer.named_parameters(recurse=False))  # no weight that is computed anew
+            own = dict(layer.named_parameters(recurse=False))  # computed weights are no parameters
             if isinstance(layer, nn.Conv2d) and "weight" in own:
                 hooks.enter_context(layer.register_forward_hook(partial(after, name)))
             elif type(layer) is nn.BatchNorm2d and layer.track_running_stats:
                 hooks.enter_context(layer.register_forward_pre_hook(partial(before, name)))
-        module(pictures.clone())
+        module(images.clone())
     return [pair for pair in pairs if all(runs.count(name) == 1 for name in pair)]

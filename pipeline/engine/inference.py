@@ -1,8 +1,8 @@
-"""Images through the model: predictions, heatmaps, statistics, embeddings, on the device.
+"""Predictions, heatmaps, statistics and embeddings of image batches, computed on the device.
 
-`explain` takes a batch as large as the model likes. What follows from its maps alone is left to
-`statistics`, which takes a whole shard at once, as a hundred small operations on each batch would
-cost a small model a tenth of its speed.
+`explain` runs the model on one batch. `statistics` computes from the maps of a whole shard at once
+everything that needs no model: its hundred small operations, run on each batch, would cost a small
+model a tenth of its speed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ PROJECTION_SEED = 20170
 def explaining(
     classifier: Classifier, method: str, dimensions: int, size: int = 1
 ) -> Iterator[RetryOnOutOfMemory]:
-    """explain(images, labels, objects) of a batch, while the classifier's graph is cut.
+    """Yield explain(images, labels, objects) for batches of the classifier.
 
     Args:
-        classifier: whose layer is explained.
-        method: a key of cam.METHODS.
-        dimensions: of the embedding, where the layer has more channels.
-        size: of a batch; smaller ones are filled up, so that a row is the same in any.
+        classifier: the model, with its target layer.
+        method: a key of cam.methods.METHODS.
+        dimensions: number of dimensions of the embedding, where the layer has more channels.
+        size: batch size. Smaller batches are padded to it, so that an image's row does not depend
+            on the size of its batch.
     """
     matrix = projection(classifier.channels, dimensions, classifier.device)
     with classifier.cut_graph() as forward:
@@ -57,39 +58,39 @@ def explain(
 ) -> dict[str, Tensor]:
     """Predict and explain a batch in one forward pass.
 
-    On a GPU nothing in here waits for the device.
+    On a GPU no operation of this function waits for the device.
 
     Args:
-        forward: of `classifier.cut_graph`.
-        classifier: whose preprocessing the images went through.
+        forward: the function that `classifier.cut_graph` yields.
+        classifier: the model; its preprocessing has fitted the images.
         images: (N, 3, H, W) uint8 on the device.
-        labels: (N,) class indices, NO_LABEL where an image has none.
-        objects: (N, H, W) in [0, 1], or None where none of the batch has one.
-        method: a key of cam.METHODS.
-        projection: (C, d) matrix for the embedding, or None.
+        labels: (N,) class indices, NO_LABEL for an image without a label.
+        objects: (N, H, W) in [0, 1], coverage by the object; None if no image has an object.
+        method: a key of cam.methods.METHODS.
+        projection: (C, d) matrix of the embedding, or None.
 
     Returns:
-        Tensors with N rows each: columns of part_schema, NaN where a row has none, and what
-        `statistics` goes on from: "maps" and "label_maps" (N, h, w), the same where the label is
-        predicted, "differs" where it is not, "cover" (N, h, w) by the object in [0, 1], and
-        "finite", which rows have finite logits.
+        Tensors with N rows each: columns of part_schema (NaN where a row has no value), and the
+        input of `statistics`: "maps" and "label_maps" (N, h, w), heatmaps of the predicted class
+        and of the label, "differs" (N,), whether the two classes differ, "cover" (N, h, w) in
+        [0, 1], coverage by the object, and "finite" (N,), whether the logits are finite.
     """
 
     def predicted_and_given(logits: Tensor) -> Tensor:
         predicted = logits.argmax(dim=1)
         given = torch.where(labels == NO_LABEL, predicted, labels)
-        both = _worth_a_second_map(given != predicted)
+        both = _needs_label_maps(given != predicted)
         return torch.stack([predicted, given] if both else [predicted], dim=1)
 
-    found = methods.compute_cam(forward, classifier.input(images), predicted_and_given, method)
-    scores, activations = found.logits.float(), found.activations.float()
-    predicted, given = found.targets[:, 0], found.targets[:, -1]
-    maps = [each.float() for each in found.maps]
+    result = methods.compute_cam(forward, classifier.input(images), predicted_and_given, method)
+    scores, activations = result.logits.float(), result.activations.float()
+    predicted, given = result.targets[:, 0], result.targets[:, -1]
+    maps = [each.float() for each in result.maps]
     return {
         **_prediction(classifier, scores, predicted, given, labels != NO_LABEL),
         **focus.image_statistics(images),
-        "embedding": methods.pooled(activations, maps[0], projection),
-        "features": methods.averaged(activations, projection),
+        "embedding": methods.pool_features(activations, maps[0], projection),
+        "features": methods.average_features(activations, projection),
         "maps": maps[0],
         "label_maps": maps[-1],
         "differs": given != predicted,
@@ -99,20 +100,20 @@ def explain(
 
 
 def statistics(explained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All columns of part_schema that come from tensors, of any number of explained images.
+    """Complete the columns of part_schema that come from tensors.
 
     Args:
-        explained: what `explain` gave, of one batch or of several put together.
+        explained: the result of `explain`, of one batch or of several batches concatenated.
 
     Returns:
-        Each with N rows; what a row does not have is NaN. valid (N,) tells which rows have finite
-        logits and maps.
+        Columns with N rows each, NaN where a row has no value. valid (N,) is True where logits and
+        maps are finite.
     """
     columns = dict(explained)
     maps, label_maps = columns.pop("maps"), columns.pop("label_maps")
     differs, cover, finite = (columns.pop(name) for name in ("differs", "cover", "finite"))
-    heatmap, peak = methods.normalise(maps)
-    heatmap_label, peak_label = methods.normalise(label_maps)
+    heatmap, peak = methods.normalise_maps(maps)
+    heatmap_label, peak_label = methods.normalise_maps(label_maps)
     return {
         **columns,
         **focus.focus_statistics(maps),
@@ -129,51 +130,55 @@ def statistics(explained: dict[str, Tensor]) -> dict[str, Tensor]:
 def heatmaps(
     classifier: Classifier, images: Tensor, classes: Tensor | None = None, method: str = "gradcam"
 ) -> tuple[Tensor, Tensor]:
-    """Maps alone (N, h*w), divided by their maxima, and predicted classes (N,) of uint8 pictures.
+    """Compute heatmaps alone.
 
     Args:
-        classifier: whose layer is explained.
+        classifier: the model, with its target layer.
         images: (N, 3, H, W) uint8 on the device.
-        classes: (N,) to be explained; None: those predicted.
-        method: a key of cam.METHODS.
+        classes: (N,) classes to explain; None explains the predicted classes.
+        method: a key of cam.methods.METHODS.
+
+    Returns:
+        Heatmaps (N, h*w), each divided by its maximum, and the predicted classes (N,).
     """
 
     def chosen(logits: Tensor) -> Tensor:
         return (logits.argmax(dim=1) if classes is None else classes)[:, None]
 
     with classifier.cut_graph() as forward:
-        found = methods.compute_cam(forward, classifier.input(images), chosen, method)
-    return methods.normalise(found.maps[0])[0].flatten(1), found.logits.argmax(dim=1)
+        result = methods.compute_cam(forward, classifier.input(images), chosen, method)
+    return methods.normalise_maps(result.maps[0])[0].flatten(1), result.logits.argmax(dim=1)
 
 
 def top2_heatmaps(
     classifier: Classifier, images: Tensor, method: str = "gradcam"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Raw maps (N, 2, h, w) of the predicted class and its runner-up, and both classes (N, 2);
-    and how active the explained layer is, for any class: the energy (N, h, w) of its channels.
+    """Compute the heatmaps of the two most probable classes. Arguments as `heatmaps`.
 
-    Args: as `heatmaps`.
+    Returns:
+        Raw maps (N, 2, h, w), their classes (N, 2), and the energy (N, h, w) of the target layer:
+        the sum of its squared activations over the channels, which depends on no class.
     """
 
     def first_two(logits: Tensor) -> Tensor:
         return logits.topk(2, dim=1).indices
 
     with classifier.cut_graph() as forward:
-        found = methods.compute_cam(forward, classifier.input(images), first_two, method)
-    energy = found.activations.float().square().sum(dim=1)
-    return torch.stack(found.maps, dim=1), found.targets, energy
+        result = methods.compute_cam(forward, classifier.input(images), first_two, method)
+    energy = result.activations.float().square().sum(dim=1)
+    return torch.stack(result.maps, dim=1), result.targets, energy
 
 
 def probabilities(forward: graph.Forward, classifier: Classifier, images: Tensor) -> Tensor:
-    """Probabilities (N, K) of uint8 images (N, 3, H, W), as `explain` computes them."""
+    """Compute the probabilities (N, K) of uint8 images (N, 3, H, W), as `explain` does."""
     logits, _ = forward(classifier.input(images))
     return classifier.probabilities(logits.detach().float())
 
 
 def projection(channels: int, dimensions: int, device: torch.device) -> Tensor | None:
-    """A fixed Gaussian (C, d) matrix that keeps angles (Johnson-Lindenstrauss); None where C <= d.
+    """A fixed Gaussian (C, d) matrix that preserves angles (Johnson-Lindenstrauss lemma).
 
-    The legacy generator is used because its stream never changes between versions of numpy.
+    None where C <= d. numpy's legacy generator is used, whose numbers are the same in all versions.
     """
     if channels <= dimensions:
         return None
@@ -181,8 +186,8 @@ def projection(channels: int, dimensions: int, device: torch.device) -> Tensor |
     return torch.tensor(values / dimensions**0.5, dtype=torch.float32, device=device)
 
 
-def _worth_a_second_map(differs: Tensor) -> bool:
-    """Whether any label differs; to ask a GPU would be to wait, and a map costs the head alone."""
+def _needs_label_maps(differs: Tensor) -> bool:
+    """Whether to compute the label's maps too: on a GPU always, as reading a value would wait."""
     return differs.device.type != "cpu" or bool(differs.any())
 
 
@@ -190,9 +195,9 @@ def _prediction(
     classifier: Classifier, scores: Tensor, predicted: Tensor, given: Tensor, labelled: Tensor
 ) -> dict[str, Tensor]:
     probs = classifier.probabilities(scores)
-    # The explained class leads even where others are equal to it, which topk orders at will.
-    leading = scores.scatter(1, predicted[:, None], torch.inf)
-    top_index = leading.topk(min(TOP, scores.shape[1]), dim=1).indices
+    # topk orders equal scores arbitrarily; the explained class has to be the first.
+    predicted_first = scores.scatter(1, predicted[:, None], torch.inf)
+    top_index = predicted_first.topk(min(TOP, scores.shape[1]), dim=1).indices
     top_prob = probs.gather(1, top_index)
     if classifier.module.output == MULTILABEL:
         log_probs = F.logsigmoid(scores)

@@ -1,8 +1,8 @@
-"""In which numbers and memory format the trunk of a model runs, and how much that changes.
+"""Number format and memory format of a model's backbone, and agreement of the result with float32.
 
-The trunk is what runs up to the explained layer. Its batch norms are folded into convolutions. In
-bfloat16 or float16 it runs under autocast, with the weights of its convolutions and linear layers
-cast once; the head, all gradients and all statistics stay float32.
+Batch norms of the backbone are folded into its convolutions. In bfloat16 or float16 the backbone
+runs under autocast, and the weights of its convolutions and linear layers are cast once. The head,
+all gradients and all statistics stay float32.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.model.classifier import Classifier, load_classifier
 from pipeline.storage.run_setup import Resolved
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LEAST_TOP1, LEAST_COSINE = 0.99, 0.99
-"""Agreement with float32 below which a faster precision is not taken by itself."""
-CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+MIN_TOP1, MIN_COSINE = 0.99, 0.99
+"""Agreement with float32 that "auto" requires of a faster precision."""
+CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a precision says the same as float32, on so many images.
+    """Agreement of a precision with float32 on a number of images.
 
-    top1 is the share of equal predictions; cosine the mean cosine of the two heatmaps of the class
-    that float32 predicts, over the images where both have evidence (NaN where none has).
+    top1 is the share of equal predictions. cosine is the mean cosine of the two heatmaps of the
+    class that float32 predicts, over the images where neither map is dead (NaN if there are none).
     """
 
     top1: float
@@ -42,42 +42,44 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the faster precision may be taken."""
-        return self.top1 >= LEAST_TOP1 and self.cosine >= LEAST_COSINE
+        """Whether "auto" may choose the faster precision."""
+        return self.top1 >= MIN_TOP1 and self.cosine >= MIN_COSINE
 
 
 def fastest(device: torch.device) -> str:
-    """The precision that this hardware computes fastest without emulating it."""
+    """The precision that the hardware computes fastest, without emulation."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
         return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
     if device.type == "cpu":
-        tells = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        return "bf16" if tells is not None and tells() else "fp32"
+        is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return "bf16" if is_supported is not None and is_supported() else "fp32"
     return "fp32"
 
 
 def prepare(
     classifier: Classifier, precision: str, *, channels_last: bool, compiled: bool
 ) -> Classifier:
-    """A classifier whose trunk runs as wanted; the given one stays as it is.
+    """A copy of the classifier whose backbone runs in the given formats.
 
-    What shares weights with the head, or computes its own, is not cast but left to autocast.
+    Layers that share weights with the head, or compute their weights, are not cast in advance;
+    autocast casts them at every batch.
 
     Args:
-        classifier: as loaded, float32.
+        classifier: as loaded, float32; it is not changed.
         precision: a key of DTYPES.
-        channels_last: memory format of pictures and convolutions.
-        compiled: torch.compile the trunk, at the first batch.
+        channels_last: use the channels-last memory format for images and convolutions.
+        compiled: compile the backbone with torch.compile, at the first batch.
     """
     dtype = DTYPES[precision]
     if dtype is None and not channels_last and not compiled:
         return classifier
-    names = trunk(classifier)  # also lets weights that are computed anew be copied
+    # The forward pass comes before deepcopy, which cannot copy computed weights with a graph.
+    names = backbone_names(classifier)
     module = copy.deepcopy(classifier.module)
-    ready = replace(classifier, module=module, trunk_dtype=dtype, channels_last=channels_last)
-    foldable = set(names) - {classifier.layer_name}  # what the layer gives is explained
+    ready = replace(classifier, module=module, backbone_dtype=dtype, channels_last=channels_last)
+    foldable = set(names) - {classifier.layer_name}  # folding would change the explained output
     fold_batch_norms(module, foldable, classifier.input(_pattern(classifier)))
     if channels_last:
         _to_channels_last(module)
@@ -106,7 +108,7 @@ def load_audited(
     """Load the model that a run has explained, with the run's target layer; not yet prepared.
 
     Raises:
-        ConfigError: the model cannot be loaded, or its weights are not those of the run.
+        ConfigError: the model cannot be loaded, or its weights differ from those of the run.
     """
     layer = replace(config, target_layer=resolved.target_layer)
     classifier = load_classifier(layer, device, seed)
@@ -116,7 +118,9 @@ def load_audited(
 
 
 def takes_channels_last(classifier: Classifier) -> bool:
-    """Whether the model can be explained in that memory format; one that calls view() may not."""
+    """Whether the model can be explained in channels-last format; a model that calls view() may
+    not be.
+    """
     module = copy.deepcopy(classifier.module)
     _to_channels_last(module)
     changed = replace(classifier, module=module, channels_last=True)
@@ -127,34 +131,35 @@ def takes_channels_last(classifier: Classifier) -> bool:
     return True
 
 
-def trunk(classifier: Classifier) -> list[str]:
-    """Names of the modules that are done when the explained layer is, that layer among them."""
-    pictures = classifier.input(_pattern(classifier))
-    dtype = classifier.trunk_dtype
-    with torch.autocast(pictures.device.type, dtype, enabled=dtype is not None):
-        done = [seen.name for seen in target_layer.survey(classifier.module, pictures)]
-    at = done.index(classifier.layer_name)
-    after = set(done[at + 1 :])
-    return [name for name in dict.fromkeys(done[: at + 1]) if name not in after]
+def backbone_names(classifier: Classifier) -> list[str]:
+    """Names of the modules that finish before the target layer or are the target layer."""
+    inputs = classifier.input(_pattern(classifier))
+    dtype = classifier.backbone_dtype
+    with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
+        names = [output.name for output in target_layer.trace(classifier.module, inputs)]
+    position = names.index(classifier.layer_name)
+    head = set(names[position + 1 :])
+    return [name for name in dict.fromkeys(names[: position + 1]) if name not in head]
 
 
 def agreement(
     exact: Classifier, fast: Classifier, batches: list[Tensor], method: str = "gradcam"
 ) -> Agreement:
-    """What two preparations of one model say about the same pictures.
+    """Compare the predictions and heatmaps of two preparations of one model.
 
     Args:
-        exact, fast: the two, on the device of the batches.
-        batches: pictures (N, 3, H, W) uint8, as the model sees them.
-        method: a key of cam.METHODS.
+        exact: the model in float32, on the device of the batches.
+        fast: the model in the faster precision, on the same device.
+        batches: images (N, 3, H, W) uint8 at the model's input size.
+        method: a key of cam.methods.METHODS.
     """
     same, cosines = [], []
     for images in batches:
-        wanted, classes = inference.heatmaps(exact, images, method=method)
-        found, others = inference.heatmaps(fast, images, classes, method)
-        same.append(classes == others)
-        alive = (wanted.amax(dim=1) > 0) & (found.amax(dim=1) > 0)
-        cosines.append(F.cosine_similarity(wanted, found)[alive])
+        exact_maps, exact_classes = inference.heatmaps(exact, images, method=method)
+        fast_maps, fast_classes = inference.heatmaps(fast, images, exact_classes, method)
+        same.append(exact_classes == fast_classes)
+        alive = (exact_maps.amax(dim=1) > 0) & (fast_maps.amax(dim=1) > 0)
+        cosines.append(F.cosine_similarity(exact_maps, fast_maps)[alive])
     return Agreement(
         float(torch.cat(same).float().mean()),
         float(torch.cat(cosines).mean()),
@@ -163,7 +168,7 @@ def agreement(
 
 
 def _pattern(classifier: Classifier) -> Tensor:
-    """Two pictures (2, 3, H, W) uint8, on the model's device."""
+    """Two test images (2, 3, H, W) uint8, on the model's device."""
     return classifier.preprocess.pattern().to(classifier.device)
 
 
@@ -174,7 +179,7 @@ def _to_channels_last(module: nn.Module) -> None:
 
 
 def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:
-    """Cast the weights of the trunk that autocast would cast at every batch, in place."""
+    """Cast in place the backbone's weights that autocast would otherwise cast at every batch."""
     modules = dict(network.named_modules())
     shared = {
         id(parameter)
@@ -184,13 +189,17 @@ def _cast(network: nn.Module, names: list[str], dtype: torch.dtype) -> None:
     }
     for name in names:
         module = modules[name]
-        own = dict(module.named_parameters(recurse=False))  # no weight that is computed anew
-        if isinstance(module, CAST) and "weight" in own and not shared & set(map(id, own.values())):
+        own = dict(module.named_parameters(recurse=False))  # computed weights are no parameters
+        if (
+            isinstance(module, CAST_LAYERS)
+            and "weight" in own
+            and not shared & set(map(id, own.values()))
+        ):
             module.to(dtype)
 
 
 def _outermost(names: list[str]) -> list[str]:
-    """Names without those of modules inside others of them."""
+    """The names of modules that lie inside no other module of the list."""
     return [
         name
         for name in names

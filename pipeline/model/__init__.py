@@ -1,1 +1,1 @@
-"""The classifier that is audited: built, filled with weights, and tried on one picture."""
+"""The classifier that is audited: its construction, weights, preprocessing and target layer."""

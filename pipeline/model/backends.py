@@ -1,4 +1,4 @@
-"""Models by name, of torchvision and timm, and modules of the user's own factory."""
+"""Build models by name from torchvision and timm, and models of the user's own factory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.model.loaded import LoadedModel, random_weights, timm_preprocess
 from pipeline.model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 ZOO_OUTPUTS = 1000
-"""Classes of a torchvision model that nothing else is known of (ImageNet-1k)."""
+"""Number of classes of a model with its original head (ImageNet-1k)."""
 
 
 def _torchvision(config: ZooModel, weights: Weights | None) -> LoadedModel:
@@ -34,24 +34,24 @@ def _torchvision(config: ZooModel, weights: Weights | None) -> LoadedModel:
             f"not {config.weights!r}"
         )
     chosen = kinds[config.weights] if config.weights in kinds.__members__ else kinds.DEFAULT
-    says = _torchvision_preprocess(chosen.transforms())
+    defaults = _torchvision_preprocess(chosen.transforms())
     if weights is not None:
         with torch.device("meta"):
             skeleton = models.get_model(config.name, weights=None)
         arguments = {"num_classes": checkpoint.n_outputs(weights, skeleton, ZOO_OUTPUTS)}
-        if hasattr(skeleton, "aux_logits"):  # heads for training, which a checkpoint may lack
+        if hasattr(skeleton, "aux_logits"):  # training heads, which a checkpoint may lack
             aux = any("aux" in key.lower() for key in weights)
             arguments |= {"aux_logits": aux, "init_weights": False}
         module = models.get_model(config.name, weights=None, **arguments)
-        return LoadedModel(module, says, warnings=_input_doubts(config.name, module))
+        return LoadedModel(module, defaults, warnings=_input_warnings(config.name, module))
     if config.weights is None:
         module = models.get_model(config.name, weights=None)
-        return LoadedModel(module, says, warnings=[random_weights(config.name)])
+        return LoadedModel(module, defaults, warnings=[random_weights(config.name)])
     try:
         module = models.get_model(config.name, weights=chosen)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"model.weights: {chosen} cannot be downloaded: {error}") from error
-    return LoadedModel(module, says, list(chosen.meta["categories"]))
+    return LoadedModel(module, defaults, list(chosen.meta["categories"]))
 
 
 def _timm(config: ZooModel, weights: Weights | None) -> LoadedModel:
@@ -77,13 +77,15 @@ def _timm(config: ZooModel, weights: Weights | None) -> LoadedModel:
         module = timm.create_model(config.name, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"model.name: timm cannot build {config.name}: {error}") from error
-    says = timm_preprocess(timm.data.resolve_model_data_config(module))
+    defaults = timm_preprocess(timm.data.resolve_model_data_config(module))
     if weights is None and not pretrained:
-        return LoadedModel(module, says, warnings=[random_weights(config.name)])
+        return LoadedModel(module, defaults, warnings=[random_weights(config.name)])
     if pretrained and module.num_classes == ZOO_OUTPUTS:
         info = timm.data.ImageNetInfo()
-        return LoadedModel(module, says, [info.index_to_description(i) for i in range(ZOO_OUTPUTS)])
-    return LoadedModel(module, says)
+        return LoadedModel(
+            module, defaults, [info.index_to_description(i) for i in range(ZOO_OUTPUTS)]
+        )
+    return LoadedModel(module, defaults)
 
 
 def _custom(config: CustomModel, _weights: Weights | None) -> LoadedModel:
@@ -94,7 +96,7 @@ def _custom(config: CustomModel, _weights: Weights | None) -> LoadedModel:
             "not a torch.nn.Module"
         )
     grey = _first_channels(module) == 1
-    says = PreprocessConfig(
+    defaults = PreprocessConfig(
         resize=256,
         crop=224,
         mean=[0.5] if grey else list(IMAGENET_MEAN),
@@ -104,10 +106,10 @@ def _custom(config: CustomModel, _weights: Weights | None) -> LoadedModel:
         key for key in ("resize", "mean", "std") if getattr(config.preprocess, key) is None
     ]
     if not open_keys:
-        return LoadedModel(module, says)
-    used = ", ".join(f"{key}={getattr(says, key)}" for key in ("resize", "crop", "mean", "std"))
-    note = f"model.preprocess.{{{','.join(open_keys)}}} not given; what is open was taken as {used}"
-    return LoadedModel(module, says, warnings=[note])
+        return LoadedModel(module, defaults)
+    used = ", ".join(f"{key}={getattr(defaults, key)}" for key in ("resize", "crop", "mean", "std"))
+    note = f"model.preprocess.{{{','.join(open_keys)}}} is not given; the defaults are {used}"
+    return LoadedModel(module, defaults, warnings=[note])
 
 
 BUILDERS: dict[str, Callable[[Any, Weights | None], LoadedModel]] = {
@@ -133,10 +135,10 @@ def _first_channels(module: nn.Module) -> int | None:
     return first.in_channels if first is not None else None
 
 
-def _input_doubts(name: str, module: nn.Module) -> list[str]:
+def _input_warnings(name: str, module: nn.Module) -> list[str]:
     if not hasattr(module, "transform_input"):
         return []
     return [
-        f"a {name} that was trained from torchvision's weights wants model.preprocess.mean and "
-        "std [0.5, 0.5, 0.5] (transform_input), which no checkpoint tells"
+        f"a {name} that was trained from torchvision's weights needs model.preprocess.mean and "
+        "std [0.5, 0.5, 0.5] (transform_input); a checkpoint does not contain this"
     ]

@@ -1,4 +1,4 @@
-"""Weights from files that nobody vouches for: read without running code, fitted key by key."""
+"""Read weights from untrusted files without running code, and load them into a model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
-def read(path: str, *, trust: bool) -> Weights:
-    """The state_dict in a file of safetensors or torch.save.
+def read_weights(path: str, *, trust: bool) -> Weights:
+    """Read the state_dict of a file of safetensors or torch.save.
 
     Args:
         path: the file.
-        trust: unpickle whatever the file holds; it can then run any code.
+        trust: unpickle any object of the file, which can run any code.
 
     Raises:
-        ConfigError: no such file, not a checkpoint, or one that would have to run code.
+        ConfigError: the file does not exist, is no checkpoint, or could run code.
     """
     if not Path(path).is_file():
         raise ConfigError(f"model.checkpoint: there is no file {path}")
@@ -38,18 +38,18 @@ def read(path: str, *, trust: bool) -> Weights:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:
-        reason = None if trust else _untrusted(error)
+        reason = None if trust else _refusal(error)
         if reason is None:
             reason = f"cannot be read as a checkpoint: {one_line(error, first_line_only=True)}"
         raise ConfigError(f"model.checkpoint: {path} {reason}") from error
     return _state_dict(loaded, path)
 
 
-def fill(module: nn.Module, weights: Weights, path: str) -> None:
-    """Load weights into a module, every key of them.
+def load_weights(module: nn.Module, weights: Weights, path: str) -> None:
+    """Load all weights into a module.
 
     Raises:
-        ConfigError: naming keys that are missing, unexpected, or of another shape.
+        ConfigError: keys are missing, unexpected or of another shape; the message names them.
     """
     own = module.state_dict()
     weights = _without_prefix(weights, set(own))
@@ -64,15 +64,15 @@ def fill(module: nn.Module, weights: Weights, path: str) -> None:
     unexpected = [key for key in weights if key not in shared]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(problems.values()):
-        told = [f"{len(k)} keys {what}: {shorten_list(k)}" for what, k in problems.items() if k]
+        lines = [f"{len(k)} keys {what}: {shorten_list(k)}" for what, k in problems.items() if k]
         raise ConfigError(
-            f"model.checkpoint: {path} does not fit the model\n  " + "\n  ".join(told)
+            f"model.checkpoint: {path} does not fit the model\n  " + "\n  ".join(lines)
         )
     module.load_state_dict(weights, strict=False)
 
 
 def n_outputs(weights: Weights, skeleton: nn.Module, default: int) -> int:
-    """Number of classes a checkpoint was trained for, told by where it differs from `default`."""
+    """Number of classes of a checkpoint: the width of its head where that is not `default`."""
     own = skeleton.state_dict()
     weights = _without_prefix(weights, set(own))
     for key, tensor in own.items():
@@ -92,7 +92,7 @@ def _read_safetensors(path: str) -> Weights:
 
 
 def _state_dict(loaded: Any, path: str) -> Weights:
-    """The tensors by name, wherever training scripts usually put them."""
+    """The tensors by name, found under the keys that training scripts commonly use."""
     while isinstance(loaded, Mapping):
         found = [loaded[key] for key in WRAPPERS if key in loaded]
         inner = next((each for each in found if isinstance(each, Mapping | nn.Module)), None)
@@ -114,7 +114,7 @@ def _state_dict(loaded: Any, path: str) -> Weights:
 
 
 def _without_prefix(weights: Weights, own: set[str]) -> Weights:
-    """Names without what DataParallel, torch.compile or a training wrapper put before them."""
+    """Names without the prefixes of DataParallel, torch.compile and training wrappers."""
     for _ in PREFIXES:
         for prefix in PREFIXES:
             if weights.keys() & own or not all(key.startswith(prefix) for key in weights):
@@ -123,8 +123,8 @@ def _without_prefix(weights: Weights, own: set[str]) -> Weights:
     return weights
 
 
-def _untrusted(error: Exception) -> str | None:
-    """Why torch would not load a file that might run code; None where it failed otherwise."""
+def _refusal(error: Exception) -> str | None:
+    """Why torch refuses a file that might run code; None if torch failed for another reason."""
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:
         reason = f"it holds {named[1]}, and unpickling that can run code"
@@ -135,6 +135,6 @@ def _untrusted(error: Exception) -> str | None:
     else:
         return None
     return (
-        f"is refused: {reason}\n  save model.state_dict() or safetensors; if you trust where the "
-        "file comes from, set model.trust_checkpoint=true"
+        f"is refused: {reason}\n  save model.state_dict() or safetensors; if you trust the file's "
+        "source, set model.trust_checkpoint=true"
     )

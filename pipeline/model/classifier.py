@@ -1,4 +1,4 @@
-"""Load a classifier: built, filled with weights, its layer chosen, tried on one picture."""
+"""Load a classifier: build it, load its weights, find its target layer, run it on one image."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pipeline.model.preprocess import Preprocess
 
 @dataclass
 class Classifier:
-    """A classifier on its device, and what is known about it.
+    """A classifier on its device, with its target layer and preprocessing.
 
-    layer_name names the module of the network that is explained, layout tells how it holds a map
-    and channels the map's depth. class_names are None where neither weights nor settings name the
-    outputs. trunk_dtype is what autocast runs the layers up to the explained one in (None: as they
-    are), channels_last the memory format of the pictures.
+    layer_name is the name of the target layer, layout the arrangement of its output, channels its
+    number of channels. class_names are None where neither the weights nor the settings name the
+    classes. backbone_dtype is the type in which autocast runs the backbone (None: the types of the
+    model), channels_last the memory format of the images.
     """
 
     module: LogitsModule
@@ -44,7 +44,7 @@ class Classifier:
     channels: int
     fingerprint: str
     warnings: list[str]
-    trunk_dtype: torch.dtype | None = None
+    backbone_dtype: torch.dtype | None = None
     channels_last: bool = False
 
     @property
@@ -54,7 +54,7 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model's parameters."""
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
@@ -64,48 +64,48 @@ class Classifier:
         return self.layout.rows, self.layout.columns
 
     def cut_graph(self) -> AbstractContextManager[graph.Forward]:
-        """The model ready to be explained at its layer, as `cam.cut_graph`."""
-        return graph.cut_graph(self.module, self.layer, self.layout, self.trunk_dtype)
+        """Begin the autograd graph at the target layer, as `cam.graph.cut_graph` does."""
+        return graph.cut_graph(self.module, self.layer, self.layout, self.backbone_dtype)
 
     def input(self, images: Tensor) -> Tensor:
-        """The model's float32 input (N, C, H, W) of pictures (N, 3, H, W) uint8."""
+        """Convert images (N, 3, H, W) uint8 to the model's float32 input (N, C, H, W)."""
         wanted = torch.channels_last if self.channels_last else torch.contiguous_format
         return self.preprocess.normalise(images).contiguous(memory_format=wanted)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (N, K) of logits (N, K); softmax, or of each label by itself."""
+        """Convert logits (N, K) to probabilities (N, K), as the model's output requires."""
         return outputs.probabilities(logits, self.module.output)
 
 
 def load_classifier(config: ModelConfig, device: torch.device, seed: int) -> Classifier:
-    """Build the classifier of the settings and try it on one picture.
+    """Build the classifier of the settings and run it on one image.
 
     Raises:
-        ConfigError: a model, checkpoint, layer, class list or preprocessing that cannot be used.
+        ConfigError: the model, checkpoint, layer, class list or preprocessing cannot be used.
     """
     class_names = _class_names(config.class_names)
     weights = None
     if config.checkpoint is not None:
-        weights = checkpoint.read(config.checkpoint, trust=config.trust_checkpoint)
+        weights = checkpoint.read_weights(config.checkpoint, trust=config.trust_checkpoint)
     torch.manual_seed(seed)  # random weights are the same on every resume
     built = backends.BUILDERS[config.kind](config, weights)
     if weights is not None:
-        checkpoint.fill(built.module, weights, str(config.checkpoint))
+        checkpoint.load_weights(built.module, weights, str(config.checkpoint))
     module = LogitsModule(built.module.to(device), config.output).eval()
-    fitting = _preprocess(config.preprocess, built)
-    pictures = fitting.normalise(fitting.pattern().to(device))
-    logits = _logits(module, pictures[:1])
-    target = target_layer.find_target_layer(config.target_layer, module, pictures)
+    preprocessing = _preprocess(config.preprocess, built)
+    inputs = preprocessing.normalise(preprocessing.pattern().to(device))
+    logits = _logits(module, inputs[:1])
+    target = target_layer.find_target_layer(config.target_layer, module, inputs)
     return Classifier(
         module=module,
         layer_name=target.name,
         layout=target.layout,
-        preprocess=fitting,
+        preprocess=preprocessing,
         class_names=class_names or built.class_names,
         n_outputs=logits.shape[1],
         channels=target.channels,
         fingerprint=fingerprint(built.module),
-        warnings=built.warnings + _doubts(logits, config.output),
+        warnings=built.warnings + _logit_warnings(logits, config.output),
     )
 
 
@@ -120,35 +120,35 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def _preprocess(wanted: PreprocessConfig, built: LoadedModel) -> Preprocess:
-    """What the settings say, and where they are silent, what the weights say."""
-    says = built.preprocess
-    sizes = (says.resize, says.crop)
+    """The preprocessing of the settings; the weights' own where a setting is not given."""
+    defaults = built.preprocess
+    sizes = (defaults.resize, defaults.crop)
     if wanted.resize is not None or wanted.crop is not None:
         sizes = (wanted.crop if wanted.resize is None else wanted.resize, wanted.crop)
-    return preprocess.checked(
+    return preprocess.check_preprocess(
         *sizes,
-        mean=says.mean if wanted.mean is None else wanted.mean,
-        std=says.std if wanted.std is None else wanted.std,
-        interpolation=wanted.interpolation or says.interpolation,
+        mean=defaults.mean if wanted.mean is None else wanted.mean,
+        std=defaults.std if wanted.std is None else wanted.std,
+        interpolation=wanted.interpolation or defaults.interpolation,
     )
 
 
 @torch.no_grad()
 def _logits(module: LogitsModule, images: Tensor) -> Tensor:
-    """The model's logits (1, K) of one picture, which all others will resemble."""
+    """The model's logits (1, K) of one image, checked for shape and finite values."""
     try:
         logits: Tensor = module(images)
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"the model cannot take a picture of shape {tuple(images.shape)}: {error}"
+            f"the model cannot process an image of shape {tuple(images.shape)}: {error}"
         ) from error
     shape = tuple(logits.shape)
     if shape in ((1,), (1, 1)) and module.output != outputs.BINARY:
         raise ConfigError(
-            "the model's output is one logit per image; set model.output=binary if it tells two "
-            "classes apart"
+            "the model's output is one logit per image; set model.output=binary if it separates "
+            "two classes"
         )
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ConfigError(f"the model's output is {shape}, not (batch, 2 or more classes)")
@@ -157,19 +157,19 @@ def _logits(module: LogitsModule, images: Tensor) -> Tensor:
     return logits
 
 
-def _doubts(logits: Tensor, output: str) -> list[str]:
-    """What looks wrong about the logits (1, K) of one picture."""
+def _logit_warnings(logits: Tensor, output: str) -> list[str]:
+    """Warnings about the logits (1, K) of one image."""
     sums_to_one = abs(float(logits.sum()) - 1) < 1e-3
     if output == outputs.MULTICLASS and logits.min() >= 0 and sums_to_one:
         return [
-            "the model's outputs look like probabilities; camaudit takes logits, so that every "
+            "the model's outputs look like probabilities; camaudit expects logits, so every "
             "confidence will be too low"
         ]
     return []
 
 
 def _class_names(wanted: Any) -> list[str] | None:
-    """A list, or the lines of a text file, or a JSON list or {"0": name} mapping."""
+    """Class names from a list, the lines of a text file, a JSON list or a {"0": name} mapping."""
     if wanted is None:
         return None
     if isinstance(wanted, str):

@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""The device on which a model runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.errors import ConfigError, one_line
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device of the settings; auto takes a GPU where there is one.
+    """Pick the device of the settings; "auto" is a GPU if there is one, else the CPU.
 
-    On a GPU float32 means float32, not TF32, and the same input gives the same numbers.
+    Also turns off TF32 and non-deterministic algorithms of cuDNN for this process.
 
     Raises:
-        ConfigError: one that is not there.
+        ConfigError: the device cannot be used.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
@@ -33,7 +33,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def _of_this_process() -> torch.device:
-    """The GPU that torchrun means for a process, the first one where nobody says."""
+    """The GPU of this process's LOCAL_RANK (set by torchrun); the first GPU without it."""
     rank = os.environ.get("LOCAL_RANK")
     if rank is None:
         return torch.device("cuda")

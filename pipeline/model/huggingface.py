@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face transformers."""
+"""Build image classifiers of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ LoadingInfo = dict[str, Any]
 
 
 def build(config: ZooModel, weights: Weights | None) -> LoadedModel:
-    """The classifier in a folder of save_pretrained, or of that id on the Hub, in float32.
+    """Build the classifier of a save_pretrained folder or of a Hub id, in float32.
 
     Args:
-        config: name tells the model; weights are its own (DEFAULT) or random (None).
-        weights: of a checkpoint, which tells the number of classes and is filled in later. Where
-            its names are those of another version of transformers, they are changed in place.
+        config: name is the folder or id; weights are the model's own (DEFAULT) or random (None).
+        weights: the weights of a checkpoint, which give the number of classes; they are loaded
+            later. Names of another version of transformers are changed in place.
 
     Raises:
-        ConfigError: a model that cannot be found, is no image classifier, lacks weights, brings
-            its own code, or has a preprocessing that PreprocessConfig cannot express.
+        ConfigError: the model cannot be found, is no image classifier, lacks weights, brings its
+            own code, or has a preprocessing that PreprocessConfig cannot express.
     """
     if config.weights not in (None, "DEFAULT"):
         raise ConfigError(
@@ -43,16 +43,16 @@ def build(config: ZooModel, weights: Weights | None) -> LoadedModel:
         )
     library = _library()
     settings = _settings(library, config.name)
-    doubts = _output_doubts(config, settings)
+    warnings = _output_warnings(config, settings)
     if weights is not None:
         module = _for_checkpoint(library, config, settings, weights)
     elif config.weights is None:
         module = _random(library, config.name, settings)
-        doubts.append(random_weights(config.name))
+        warnings.append(random_weights(config.name))
     else:
         module = _pretrained(library, config.name, settings)
-    says, note = image_processor.preprocess(library, config, settings)
-    return LoadedModel(module.float(), says, _class_names(settings), doubts + note)
+    defaults, note = image_processor.preprocess(library, config, settings)
+    return LoadedModel(module.float(), defaults, _class_names(settings), warnings + note)
 
 
 def _library() -> ModuleType:
@@ -62,7 +62,7 @@ def _library() -> ModuleType:
         raise ConfigError(
             'model=huggingface needs transformers: pip install "camaudit[huggingface]"'
         ) from error
-    # Where the Hub has a .bin only, it would ask a bot for a pull request to that repository.
+    # Otherwise transformers opens a pull request on the Hub for repositories without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     library: ModuleType = transformers
     return library
@@ -75,10 +75,10 @@ def _settings(library: ModuleType, name: str) -> PretrainedConfig:
         settings = library.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if type(settings) not in library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise ConfigError(
-            f"model.name: {name} is a {settings.model_type}, of which transformers has no image "
-            "classifier"
+            f"model.name: {name} is a {settings.model_type}; transformers has no image classifier "
+            "of this type"
         )
-    settings.dtype = torch.float32  # before it is built: float() would widen buffers cut to half
+    settings.dtype = torch.float32  # float() after the build could not restore rounded buffers
     return settings
 
 
@@ -98,7 +98,7 @@ def _pretrained(library: ModuleType, name: str, settings: PretrainedConfig) -> n
             config=settings,
             trust_remote_code=False,
             weights_only=True,
-            ignore_mismatched_sizes=True,  # told below, by name
+            ignore_mismatched_sizes=True,  # reported below by name
             output_loading_info=True,
         )
     problems = _problems(info)
@@ -111,11 +111,11 @@ def _pretrained(library: ModuleType, name: str, settings: PretrainedConfig) -> n
 
 
 def _problems(info: LoadingInfo, *, strict: bool = False) -> list[str]:
-    """What transformers filled with random numbers and, where strict, what it did not use."""
+    """Weights that transformers initialised randomly and, if strict, weights it did not use."""
     # Old checkpoints lack the batch counters of BatchNorm, which evaluation does not use.
     missing = [key for key in info["missing_keys"] if not key.endswith("num_batches_tracked")]
     shapes = [
-        # transformers 4.5x tells names only
+        # transformers 4.5x reports names only
         key
         if isinstance(key, str)
         else f"{key[0]} is {tuple(key[1])}, the model has {tuple(key[2])}"
@@ -133,7 +133,7 @@ def _problems(info: LoadingInfo, *, strict: bool = False) -> list[str]:
 def _for_checkpoint(
     library: ModuleType, config: ZooModel, settings: PretrainedConfig, weights: Weights
 ) -> nn.Module:
-    """The model with as many classes as the checkpoint; its weights are not yet filled in."""
+    """The model with as many classes as the checkpoint has; the weights are loaded later."""
     module = _random(library, config.name, settings)
     n_outputs = checkpoint.n_outputs(weights, module, settings.num_labels)
     if n_outputs != settings.num_labels:
@@ -146,7 +146,7 @@ def _for_checkpoint(
 def _rename(
     weights: Weights, module: PreTrainedModel, settings: PretrainedConfig, path: str
 ) -> None:
-    """Give weights the module's own names, where transformers stores them under others."""
+    """Rename weights in place to the module's names, where transformers stores other names."""
     own = module.state_dict().keys()
     if not weights.keys() - own:
         return
@@ -159,7 +159,7 @@ def _rename(
             output_loading_info=True,
         )
     if len(info["unexpected_keys"]) == len(weights) or len(info["missing_keys"]) == len(own):
-        return  # names of a training wrapper, which checkpoint.fill knows
+        return  # names of a training wrapper, which checkpoint.load_weights removes
     problems = _problems(info, strict=True)
     if problems:
         raise ConfigError(
@@ -169,19 +169,19 @@ def _rename(
     weights.update(loaded.state_dict())
 
 
-def _output_doubts(config: ZooModel, settings: PretrainedConfig) -> list[str]:
+def _output_warnings(config: ZooModel, settings: PretrainedConfig) -> list[str]:
     if settings.problem_type != "multi_label_classification" or config.output == "multilabel":
         return []
     return [
-        f"{config.name} was trained for multi_label_classification, which model.output=multilabel "
-        f"stands for, not {config.output}"
+        f"{config.name} was trained for multi_label_classification; set model.output=multilabel "
+        f"instead of {config.output}"
     ]
 
 
 def _class_names(settings: PretrainedConfig) -> list[str] | None:
-    """The labels in the order of the outputs, unless they are transformers' placeholders.
+    """The labels in the order of the outputs; None for transformers' placeholders.
 
-    The label of a single logit is none of both classes' names.
+    Also None for a model with a single logit, whose one label names neither of its two classes.
     """
     indices = range(settings.num_labels)
     names = [settings.id2label.get(index) for index in indices]

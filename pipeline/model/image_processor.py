@@ -1,4 +1,4 @@
-"""The image processor of a Hugging Face model, as the preprocessing of this project."""
+"""Convert the image processor of a Hugging Face model to a PreprocessConfig."""
 
 from __future__ import annotations
 
@@ -25,39 +25,42 @@ Size = int | list[int] | tuple[int, int]
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Pillow's number of a filter, as an image processor stores it, and torchvision's name."""
+"""Pillow's number of a filter, as image processors store it, and torchvision's name."""
 
 
 def preprocess(
     library: ModuleType, config: ZooModel, settings: PretrainedConfig
 ) -> tuple[PreprocessConfig, list[str]]:
-    """What the image processor says of everything that the user left open, and what was assumed.
+    """Take from the image processor every preprocessing value that the user did not set.
 
     Args:
-        library: transformers.
-        config: name tells the model; preprocess is what the user set.
+        library: the transformers module.
+        config: name is the folder or id of the model; preprocess holds the user's values.
         settings: the model's config.
 
+    Returns:
+        The preprocessing, and warnings about assumed values.
+
     Raises:
-        ConfigError: what PreprocessConfig cannot express, by its entry.
+        ConfigError: PreprocessConfig cannot express an entry; the message names the entry.
     """
     wanted = config.preprocess
-    if _sized(wanted) and None not in (wanted.mean, wanted.std, wanted.interpolation):
+    if _has_size(wanted) and None not in (wanted.mean, wanted.std, wanted.interpolation):
         return wanted, []
     if settings.model_type != "timm_wrapper" and not _has_processor(config.name):
-        return _assumed(config, settings)
+        return _assume_defaults(config, settings)
     with as_config_error(
         f"model.name: the image processor of {config.name} cannot be loaded, and not all of "
         "model.preprocess is given"
     ):
         processor = library.AutoImageProcessor.from_pretrained(config.name, trust_remote_code=False)
-    says = _said(processor.to_dict(), wanted, _channels(settings))
+    defaults = _convert_entries(processor.to_dict(), wanted, _channels(settings))
     if wanted.mean is None and wanted.std is None:
-        _check(processor, says, sized=_sized(wanted))
-    return says, []
+        _check(processor, defaults, sized=_has_size(wanted))
+    return defaults, []
 
 
-def _sized(wanted: PreprocessConfig) -> bool:
+def _has_size(wanted: PreprocessConfig) -> bool:
     return wanted.resize is not None or wanted.crop is not None
 
 
@@ -72,54 +75,62 @@ def _has_processor(name: str) -> bool:
         try:
             cached_file(name, file)
         except OSError as error:
-            if "does not appear to have" in str(error):  # there is no error of its own for it
+            if "does not appear to have" in str(error):  # transformers has no own error for this
                 continue
-        return True  # what cannot be reached, say, is told when it is loaded
+        return True  # other errors, such as an unreachable Hub, are reported by the loader
     return False
 
 
-def _assumed(config: ZooModel, settings: PretrainedConfig) -> tuple[PreprocessConfig, list[str]]:
-    """Without an image processor: the config's size and ImageNet's colours, said aloud."""
-    says = PreprocessConfig(256, 224, list(IMAGENET_MEAN), list(IMAGENET_STD))
+def _assume_defaults(
+    config: ZooModel, settings: PretrainedConfig
+) -> tuple[PreprocessConfig, list[str]]:
+    """The preprocessing without an image processor, with a warning that names each assumption.
+
+    The size is that of the model's config, mean and std are those of ImageNet.
+    """
+    defaults = PreprocessConfig(256, 224, list(IMAGENET_MEAN), list(IMAGENET_STD))
     if _channels(settings) == 1:
-        says.mean = says.std = [0.5]
+        defaults.mean = defaults.std = [0.5]
     size = getattr(settings, "image_size", None)
     if isinstance(size, int | list | tuple):
-        says.resize = says.crop = list(_pair(size))
+        defaults.resize = defaults.crop = list(_pair(size))
     wanted = config.preprocess
-    keys = [] if _sized(wanted) else ["resize", "crop"]
+    keys = [] if _has_size(wanted) else ["resize", "crop"]
     keys += [key for key in ("mean", "std") if getattr(wanted, key) is None]
     if not keys:
-        return says, []
-    used = ", ".join(f"{key}={getattr(says, key)}" for key in keys)
+        return defaults, []
+    used = ", ".join(f"{key}={getattr(defaults, key)}" for key in keys)
     note = (
         f"{config.name} has no {FILES[0]}, and model.preprocess.{{{','.join(keys)}}} "
-        f"is not given; it was taken as {used}"
+        f"is not given; the defaults are {used}"
     )
-    return says, [note]
+    return defaults, [note]
 
 
-def _said(entries: Entries, wanted: PreprocessConfig, channels: int) -> PreprocessConfig:
-    """The entries of an image processor as far as they are needed, or why they cannot be."""
+def _convert_entries(entries: Entries, wanted: PreprocessConfig, channels: int) -> PreprocessConfig:
+    """Convert the entries of an image processor that the user's values do not replace.
+
+    Raises:
+        ConfigError: PreprocessConfig cannot express an entry.
+    """
     if "data_config" in entries:  # a model of timm, in transformers' wrapper
         return timm_preprocess(entries["data_config"])
-    says = PreprocessConfig()
-    if not _sized(wanted):
-        says.resize, says.crop = _sizes(entries)
+    defaults = PreprocessConfig()
+    if not _has_size(wanted):
+        defaults.resize, defaults.crop = _sizes(entries)
     if wanted.mean is None or wanted.std is None:
-        says.mean, says.std = _colours(entries, channels)
+        defaults.mean, defaults.std = _colours(entries, channels)
     if wanted.interpolation is None:
-        says.interpolation = FILTERS.get(entries.get("resample", -1))
-        if says.interpolation is None:
-            raise _unfollowed("interpolation", f"resample={entries.get('resample')}")
-    return says
+        defaults.interpolation = FILTERS.get(entries.get("resample", -1))
+        if defaults.interpolation is None:
+            raise _unsupported("interpolation", f"resample={entries.get('resample')}")
+    return defaults
 
 
-def _unfollowed(keys: str, entry: str) -> ConfigError:
+def _unsupported(keys: str, entry: str) -> ConfigError:
     return ConfigError(
-        f"model.preprocess.{keys}: the model's image processor has {entry}, which cannot be "
-        f"followed; set model.preprocess.{keys} by hand, or let a factory of your own do it "
-        "(model=custom)"
+        f"model.preprocess.{keys}: the model's image processor has {entry}, which camaudit cannot "
+        f"reproduce; set model.preprocess.{keys}, or write a factory (model=custom)"
     )
 
 
@@ -127,25 +138,25 @@ def _sizes(entries: Entries) -> tuple[Size, Size]:
     """Resize and crop of an image processor."""
     for key, wanted in (("do_resize", True), ("do_pad", False)):
         if bool(entries.get(key)) is not wanted:
-            raise _unfollowed("resize", f"{key}={not wanted}")
+            raise _unsupported("resize", f"{key}={not wanted}")
     resize, crop = _resize(entries)
     if entries.get("do_center_crop") and crop is None:
         size = dict(entries.get("crop_size") or {})
         if size.keys() != {"height", "width"}:
-            raise _unfollowed("resize", f"crop_size={size}")
+            raise _unsupported("resize", f"crop_size={size}")
         crop = [size["height"], size["width"]]
     elif isinstance(resize, int) and crop is None:
-        raise _unfollowed("resize", f"size={dict(entries['size'])} and no do_center_crop")
+        raise _unsupported("resize", f"size={dict(entries['size'])} and no do_center_crop")
     return resize, resize if crop is None else crop
 
 
 def _resize(entries: Entries) -> tuple[Size, Size | None]:
-    """Resize, and crop where that is part of it: some image processors have rules of their own."""
+    """Resize of an image processor, and crop where its class derives the crop from the size."""
     size, kind = dict(entries.get("size") or {}), entries["image_processor_type"]
     if size.keys() == {"height", "width"}:
         return [size["height"], size["width"]], None
     if size.keys() != {"shortest_edge"}:
-        raise _unfollowed("resize", f"size={size}")
+        raise _unsupported("resize", f"size={size}")
     side = size["shortest_edge"]
     if kind.startswith("ConvNext"):
         square = [side, side]
@@ -158,9 +169,9 @@ def _resize(entries: Entries) -> tuple[Size, Size | None]:
 
 
 def _colours(entries: Entries, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and std for which (x / 255 - mean) / std is the image processor's value of a level x."""
+    """Mean and std with which (x / 255 - mean) / std equals the image processor's result for x."""
     if entries.get("do_flip_channel_order"):
-        raise _unfollowed("{mean,std}", "do_flip_channel_order=True")
+        raise _unsupported("{mean,std}", "do_flip_channel_order=True")
     unit, offset = 255.0, 0
     if entries.get("do_rescale"):
         unit, offset = 255 * entries["rescale_factor"], int(bool(entries.get("rescale_offset")))
@@ -178,58 +189,59 @@ def _colours(entries: Entries, channels: int) -> tuple[list[float], list[float]]
 def _channel(entries: Entries, key: str, channels: int) -> NDArray[np.float64]:
     values = np.array(entries[key], dtype=np.float64)
     if values.size not in (1, channels):
-        raise _unfollowed("{mean,std}", f"{key}={entries[key]} for {channels} channels")
+        raise _unsupported("{mean,std}", f"{key}={entries[key]} for {channels} channels")
     return np.broadcast_to(values, (channels,))
 
 
-def _check(processor: BaseImageProcessor, says: PreprocessConfig, *, sized: bool) -> None:
-    """Compare with what the image processor makes of a picture: its class may have rules too.
+def _check(processor: BaseImageProcessor, defaults: PreprocessConfig, *, sized: bool) -> None:
+    """Compare the preprocessing with the image processor's result on one image.
 
-    Where the user gave the size, a picture of one colour is compared, which no geometry changes.
+    The class of an image processor may contain rules that its entries do not show. Where the user
+    set the size, an image of one colour is compared, which no resize changes.
     """
     kind = type(processor).__name__
     keys = "{mean,std}" if sized else "{resize,mean,std}"
-    picture = _picture(plain=sized, channels=len(says.mean or ()))
-    ours = _ours(says, picture)
+    image = _test_image(plain=sized, channels=len(defaults.mean or ()))
+    ours = _ours(defaults, image)
     with as_config_error(
         f"model.preprocess.{keys} is not given, and the model's {kind} does not work"
     ):
-        theirs = processor(images=picture, return_tensors="pt").get("pixel_values")
+        theirs = processor(images=image, return_tensors="pt").get("pixel_values")
     if not isinstance(theirs, Tensor) or theirs.ndim != 4:
-        raise _unfollowed(keys, f"{kind} as its class")
-    # A centre crop may lie one pixel off: both libraries round half pixels, each in its way.
-    most = 3 if sized else 3 + 255 / min(ours.shape[2:])
+        raise _unsupported(keys, f"{kind} as its class")
+    # The two libraries round half pixels differently, so a centre crop may be off by one pixel.
+    tolerance = 3 if sized else 3 + 255 / min(ours.shape[2:])
     if sized:
         ours, theirs = _centre(ours), _centre(theirs)
-    if ours.shape != theirs.shape or _levels(ours - theirs, says) > most:
-        raise _unfollowed(keys, f"{kind} as its class")
+    if ours.shape != theirs.shape or _levels(ours - theirs, defaults) > tolerance:
+        raise _unsupported(keys, f"{kind} as its class")
 
 
-def _picture(*, plain: bool, channels: int) -> NDArray[np.uint8]:
-    """(128, 192, channels): colours that tell the place, or one colour everywhere."""
+def _test_image(*, plain: bool, channels: int) -> NDArray[np.uint8]:
+    """A test image (128, 192, channels): colour ramps, or one colour if plain."""
     rows, columns = np.mgrid[:128, :192]
     ramps = [columns / 191, rows / 127, 1 - (rows + columns) / 318][:channels]
-    picture = (np.stack(ramps, axis=2) * 255).astype(np.uint8)
-    return np.broadcast_to(picture[30, 150], picture.shape).copy() if plain else picture
+    image = (np.stack(ramps, axis=2) * 255).astype(np.uint8)
+    return np.broadcast_to(image[30, 150], image.shape).copy() if plain else image
 
 
-def _ours(says: PreprocessConfig, picture: NDArray[np.uint8]) -> Tensor:
-    """The model's input (1, C, h, w), 8 x 8 pixels where the size does not matter."""
-    resize = says.resize if isinstance(says.resize, int) else _pair(says.resize or 8)
-    mean, std = tuple(says.mean or ()), tuple(says.std or ())
-    fitting = Preprocess(resize, _pair(says.crop or 8), mean, std)
-    colour = np.repeat(picture, 3 // picture.shape[2], axis=2)
-    return fitting.normalise(fitting.fit(colour)[None])
+def _ours(defaults: PreprocessConfig, image: NDArray[np.uint8]) -> Tensor:
+    """This project's input (1, C, h, w) of the image; 8 x 8 pixels where no size is given."""
+    resize = defaults.resize if isinstance(defaults.resize, int) else _pair(defaults.resize or 8)
+    mean, std = tuple(defaults.mean or ()), tuple(defaults.std or ())
+    preprocessing = Preprocess(resize, _pair(defaults.crop or 8), mean, std)
+    colour = np.repeat(image, 3 // image.shape[2], axis=2)
+    return preprocessing.normalise(preprocessing.fit(colour)[None])
 
 
-def _levels(difference: Tensor, says: PreprocessConfig) -> float:
-    """Mean of a difference of inputs, in the 255 levels of a picture."""
-    std = torch.tensor(says.std)[:, None, None]
+def _levels(difference: Tensor, defaults: PreprocessConfig) -> float:
+    """Mean absolute difference of two inputs, in units of the 255 grey levels."""
+    std = torch.tensor(defaults.std)[:, None, None]
     return float((difference * std * 255).abs().mean())
 
 
 def _centre(images: Tensor) -> Tensor:
-    """(N, C, h, w) to (N, C, 1, 1)."""
+    """The central pixel (N, C, 1, 1) of images (N, C, h, w)."""
     height, width = images.shape[2:]
     return images[:, :, height // 2, width // 2][:, :, None, None]
 

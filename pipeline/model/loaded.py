@@ -1,4 +1,4 @@
-"""A model as its library gives it, and what libraries have in common."""
+"""A model as its library builds it, and helpers shared by the libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.config import PreprocessConfig
 
 @dataclass
 class LoadedModel:
-    """A module as its library gives it, with its own preprocessing and class names, if any."""
+    """A module with the preprocessing and the class names that its library states, if any."""
 
     module: nn.Module
     preprocess: PreprocessConfig
@@ -21,7 +21,10 @@ class LoadedModel:
 
 
 def timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
-    """timm resizes to size / crop_pct before it crops (timm.data.transforms_factory)."""
+    """Convert timm's data config: the resized side is size / crop_pct.
+
+    Source: timm.data.transforms_factory.
+    """
     crop = list(data["input_size"][1:])
     sides = [int(side / data["crop_pct"]) for side in crop]
     return PreprocessConfig(
@@ -34,5 +37,5 @@ def timm_preprocess(data: dict[str, Any]) -> PreprocessConfig:
 
 
 def random_weights(name: str) -> str:
-    """The warning that a model was not trained."""
+    """The warning that a model has random weights."""
     return f"{name} has random weights: set model.weights or model.checkpoint"

@@ -1,4 +1,4 @@
-"""Whatever a classifier returns, as logits."""
+"""Convert the output of any classifier to logits (N, K), and logits to probabilities."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ MULTICLASS, BINARY, MULTILABEL = "multiclass", "binary", "multilabel"
 
 
 class LogitsModule(nn.Module):
-    """A classifier whose forward gives logits (N, K), whatever its own gives.
+    """A classifier whose forward returns logits (N, K).
 
-    Its own may give them as they are, as `.logits`, in a mapping under "logits" or as its only
-    entry of their shape, or first in a tuple. Of a binary classifier, z becomes (-z/2, z/2),
-    whose softmax is (1 - sigmoid(z), sigmoid(z)), so that both classes can be explained.
+    The wrapped network may return a tensor, an object with `.logits`, a mapping with the key
+    "logits" or with only one entry of the shape of logits, or a tuple that begins with the logits.
+    The logit z of a binary classifier becomes (-z/2, z/2), whose softmax is (1 - sigmoid(z),
+    sigmoid(z)), so that both classes can be explained.
     """
 
     def __init__(self, network: nn.Module, output: str) -> None:
@@ -25,10 +26,10 @@ class LogitsModule(nn.Module):
         self.network, self.output = network, output
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of the model's input (N, C, H, W).
+        """Compute logits (N, K) of the model's input (N, C, H, W).
 
         Raises:
-            ConfigError: where the output holds none, saying what it is.
+            ConfigError: the output contains no logits; the message describes the output.
         """
         logits = _logits(self.network(images))
         if self.output != BINARY:
@@ -44,7 +45,7 @@ class LogitsModule(nn.Module):
 
 
 def probabilities(logits: Tensor, output: str) -> Tensor:
-    """Probabilities (N, K): softmax over the classes, or of each label by itself (multilabel)."""
+    """Convert logits (N, K) to probabilities (N, K): softmax, or a sigmoid for multilabel."""
     return logits.sigmoid() if output == MULTILABEL else logits.softmax(dim=1)
 
 
@@ -59,23 +60,23 @@ def _logits(output: object) -> Tensor:
     if isinstance(logits, Tensor):
         return logits
     parts = list(output) if isinstance(output, Mapping | tuple | list) else []
-    told = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
     raise ConfigError(
-        f"the model's output is a {type(output).__name__} of {told}: what of it are the logits is "
-        "not clear; let a factory of your own return them alone (model=custom)"
+        f"the model's output is a {type(output).__name__} of {shapes}, and it is not clear which "
+        "part holds the logits; write a factory whose model returns the logits alone (model=custom)"
     )
 
 
 def _only(values: list[object]) -> Tensor | None:
-    """The only tensor that may be logits, (N,) or (N, K)."""
+    """The only tensor with the shape of logits, (N,) or (N, K); None if there are several."""
     found = [value for value in values if isinstance(value, Tensor) and value.ndim in (1, 2)]
     return found[0] if len(found) == 1 else None
 
 
 def _first(values: Sequence[object]) -> Tensor | None:
-    """The first value, if no other of as many dimensions has another width.
+    """The first value, unless another value of as many dimensions has another width.
 
-    A second head, for training, has the classes of the first; features beside the logits do not.
+    A second head, used in training, has as many classes as the first; features do not.
     """
     first = next(iter(values), None)
     if not isinstance(first, Tensor):

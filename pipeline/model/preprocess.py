@@ -1,4 +1,6 @@
-"""From a decoded picture to the model's input: geometry in the loader, numbers on the device."""
+"""Convert a decoded image to the model's input: resize and crop in the loader, normalise on the
+device.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ from pipeline.errors import ConfigError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED = 1 << 26
-"""Pixels of a resized picture before it is cropped; a sliver would be blown up beyond memory."""
+"""Largest number of pixels of a resized image; a very narrow image would exceed the memory."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a model expects of a picture.
+    """The preprocessing of a model: resize, centre crop, scale to [0, 1], normalise.
 
-    resize is the shorter side in pixels or (height, width); crop the (height, width) of the centre
-    crop; mean and std, per channel in [0, 1], tell by their number whether the model sees colour
-    (3) or grey (1). The order (resize, crop, scale, normalise) and the antialiased resize are
-    those of torchvision's ImageClassification transforms on a Pillow picture, to 2 of 255 levels.
+    resize is the shorter side in pixels or (height, width), crop the (height, width) of the centre
+    crop. mean and std hold a value in [0, 1] for each channel: 3 for a colour model, 1 for grey.
+    Order and antialiased resize are those of torchvision's ImageClassification transforms on a
+    Pillow image; pixels agree to 2 of 255 levels.
     """
 
     resize: int | tuple[int, int]
@@ -41,43 +43,43 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour."""
+        """Number of channels of the model's input: 1 for grey, 3 for colour."""
         return len(self.mean)
 
-    def fit(self, picture: NDArray[np.uint8]) -> Tensor:
-        """(H, W, C) uint8 to the (C, height, width) uint8 that the model sees.
+    def fit(self, image: NDArray[np.uint8]) -> Tensor:
+        """Resize and crop an image (H, W, C) uint8 to the model's size: (C, height, width) uint8.
 
         Raises:
-            DecodeError: where a picture is so narrow that it cannot be resized.
+            DecodeError: the image is too narrow to be resized.
         """
-        tensor = torch.from_numpy(picture).permute(2, 0, 1)
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
         size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-        short, long = sorted(picture.shape[:2])
+        short, long = sorted(image.shape[:2])
         if len(size) == 1 and size[0] ** 2 * long > MAX_RESIZED * short:
             raise DecodeError(f"too narrow to be resized: {short} x {long} pixels")
         tensor = V.resize(tensor, size, InterpolationMode(self.interpolation), antialias=True)
         cropped: Tensor = V.center_crop(tensor, list(self.crop))
-        # Rows, columns, channels in memory, as it came: no copy is needed for channels-last models.
+        # The memory order stays rows, columns, channels: channels-last models need no copy.
         return cropped.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def seen(self, shape: tuple[int, ...]) -> Box:
-        """What the model sees of a picture of a shape (height, width, ...), as `seen_box`."""
+        """The part of an image of shape (height, width, ...) that the model sees, as `seen_box`."""
         return seen_box(self.resize, self.crop, shape)
 
     def pattern(self) -> Tensor:
-        """(2, 3, height, width) uint8 for trials of a model: they differ everywhere.
+        """Two test images (2, 3, height, width) uint8 that differ in every pixel.
 
-        They have some contrast, as a model may divide by the picture's own spread.
+        Each image has contrast, because a model may divide by the image's standard deviation.
         """
         height, width = self.crop
         values = (torch.arange(3 * height * width) % 256).to(torch.uint8).view(3, height, width)
         return torch.stack([values, 255 - values])
 
     def colours(self, images: Tensor) -> Tensor:
-        """(N, 3, h, w) uint8 with the number of channels that the model wants.
+        """Convert images (N, 3, h, w) uint8 to the model's number of channels.
 
-        Grey is the luma of ITU-R BT.601 in the integers of Pillow's convert("L"), so that a grey
-        picture stays what it is; torchvision rounds it down.
+        Grey is the luma of ITU-R BT.601 in the integer arithmetic of Pillow's convert("L"), which
+        leaves a grey image unchanged; torchvision's conversion rounds down.
         """
         if self.channels == 3:
             return images
@@ -86,34 +88,34 @@ class Preprocess:
         return luma.to(torch.uint8)[:, None]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w), on their device."""
+        """Convert images (N, 3, h, w) uint8 to the model's float32 input (N, channels, h, w)."""
         mean, std = _constant(self.mean, images.device), _constant(self.std, images.device)
         return self.colours(images).float().div_(255).sub_(mean).div_(std)
 
 
 @lru_cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(C, 1, 1) on a device; made once, as every copy to a GPU makes it wait."""
+    """The values as a tensor (C, 1, 1); cached, because every copy to a GPU makes it wait."""
     return torch.tensor(values, device=device)[:, None, None]
 
 
-def checked(
+def check_preprocess(
     resize: object, crop: object, mean: object, std: object, interpolation: str | None
 ) -> Preprocess:
-    """A Preprocess from what a person wrote.
+    """Make a Preprocess of the settings' values.
 
     Raises:
-        ConfigError: naming the key that cannot be used.
+        ConfigError: a value cannot be used; the message names its key.
     """
     height_width = _size("resize", resize)
     sides = resize if isinstance(resize, int) else height_width
     cropped = height_width if crop is None else _size("crop", crop)
-    # Beside a shorter side of the right length, the longer one may do for every picture.
+    # With a shorter side in `resize`, the crop has to fit into that side alone.
     least = (min(cropped), min(cropped)) if isinstance(resize, int) else cropped
     if height_width[0] < least[0] or height_width[1] < least[1]:
         raise ConfigError(
-            f"model.preprocess.crop: {crop!r} is larger than resize {resize!r}; the edges of every "
-            "picture would be black"
+            f"model.preprocess.crop: {crop!r} is larger than resize {resize!r}; every image would "
+            "have black edges"
         )
     modes = ("nearest", "bilinear", "bicubic")
     interpolation = interpolation or "bilinear"

@@ -1,1 +1,1 @@
-"""The report: pictures and one static page, from tables and plain values; knows no model."""
+"""The report: a static site with pictures and charts, made from the tables of a run."""

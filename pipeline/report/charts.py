@@ -1,4 +1,4 @@
-"""Charts as SVG files, by matplotlib, in the colours of the page, light and dark."""
+"""Charts as SVG files, drawn by matplotlib in the colours of the page, light and dark."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DARK = {
     INK: "#e6e4df", QUIET: "#a3a9b4", LINE: "#41464f", ACCENT: "#8ab4de", BAD: "#f09a9a",
     SOFT: "#4a6a8c",
 }  # fmt: skip
-"""What the colours of the light page are on the dark one."""
+"""Colour of the light page -> colour of the dark page."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "camaudit",  # ids of clip paths are the same for the same chart
+    "svg.hashsalt": "camaudit",  # makes the ids of clip paths reproducible
     "font.size": 11,
     "axes.edgecolor": LINE,
     "axes.labelcolor": QUIET,
@@ -45,25 +45,27 @@ STYLE: Any = {
     "legend.labelcolor": INK,
 }
 DPI = 72
-"""Points of an SVG to the inch."""
-LONGEST = 24
-"""Characters of a class's name in a chart."""
-
-FEW = 15
-"""Classes up to which a confusion matrix shows its numbers."""
+"""Points per inch of an SVG file."""
+MAX_NAME = 24
+"""Largest number of characters of a class name in a chart."""
+MAX_NUMBERED = 15
+"""Largest number of classes for which a confusion matrix shows numbers."""
 
 Counts = NDArray[np.int64]
 
 
 def effect(folder: Path, name: str, finding: Row) -> PictureFile:
-    """What adding the cue of a finding does beside its control, and the interval of the difference.
+    """Draw effect, control and gain of adding the cue, with the interval of the gain.
 
-    finding is a row of FINDINGS with an effect and a control.
+    Args:
+        folder: the report's folder.
+        name: name of the file.
+        finding: a row of FINDINGS with an effect and a control.
     """
     gain = finding["effect"] - finding["control"]
     low, high = finding["ci_low"], finding["ci_high"]
     with _chart(6, 1.6, box=(0.22, 0.24, 0.74, 0.74)) as (figure, axis):
-        rows = ("with the cue", "with the control", "difference")
+        rows = ("cue added", "control", "difference")
         axis.barh(
             rows, (finding["effect"], finding["control"], gain), 0.6, color=(BAD, QUIET, SOFT)
         )
@@ -77,9 +79,11 @@ def effect(folder: Path, name: str, finding: Row) -> PictureFile:
 
 
 def confidences(folder: Path, name: str, right: Counts, wrong: Counts) -> PictureFile:
-    """How many predictions of each confidence are right and wrong.
+    """Draw the numbers of right and wrong predictions by confidence.
 
     Args:
+        folder: the report's folder.
+        name: name of the file.
         right, wrong: counts in bins of equal width over [0, 1].
     """
     edges = np.linspace(0, 1, len(right) + 1)
@@ -100,11 +104,13 @@ def confidences(folder: Path, name: str, right: Counts, wrong: Counts) -> Pictur
 
 
 def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> PictureFile:
-    """A confusion matrix: rows are given labels, columns predictions, shares of the row.
+    """Draw a confusion matrix: rows are labels, columns predictions, values shares of the row.
 
     Args:
-        names: of the K classes.
-        counts: (K, K).
+        folder: the report's folder.
+        name: name of the file.
+        names: names of the K classes.
+        counts: (K, K) numbers of images.
     """
     n_classes = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -115,7 +121,7 @@ def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> 
             strength = 0.12 + 0.58 * wrong[row, column] / wrong.max()
             cell = Rectangle((column, row), 1, 1, facecolor=BAD, alpha=strength, edgecolor="none")
             axis.add_patch(cell)
-        for row, column in np.argwhere(shares > 0) if n_classes <= FEW else ():
+        for row, column in np.argwhere(shares > 0) if n_classes <= MAX_NUMBERED else ():
             text = f"{100 * shares[row, column]:.0f}"
             colour = QUIET if row == column else INK
             axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
@@ -132,7 +138,7 @@ def confusion(folder: Path, name: str, names: Sequence[str], counts: Counts) -> 
 
 
 def accuracies(folder: Path, name: str, rows: Sequence[Row]) -> PictureFile:
-    """Accuracy of classes before and now, as arrows; rows of CHANGES about classes."""
+    """Draw the accuracy of classes before and now as arrows, from rows of CHANGES."""
     with _chart(6, 0.9 + 0.28 * len(rows)) as (figure, axis):
         for place, row in enumerate(rows):
             colour = BAD if row["change"] == "worse" else ACCENT
@@ -151,10 +157,10 @@ def accuracies(folder: Path, name: str, rows: Sequence[Row]) -> PictureFile:
 def _chart(
     width: float, height: float, box: tuple[float, float, float, float] | None = None
 ) -> Iterator[tuple[Figure, Any]]:
-    """An empty figure, sides in inches, and its axis, in the style of the page.
+    """Yield an empty figure (sides in inches) and its axis, in the style of the page.
 
-    box places the axis (left, bottom, width, height), as fractions: half the time, where it is
-    known how long the labels are.
+    box is the position of the axis (left, bottom, width, height) as fractions. Without it
+    matplotlib measures the labels, which doubles the time.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout=None if box else "constrained")
@@ -169,16 +175,16 @@ def _percent() -> PercentFormatter:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis, and in which matplotlib finds no formula."""
+    """A name shortened to MAX_NAME characters, without formula signs of matplotlib."""
     shown = "".join(each if each.isprintable() else "�" for each in name).replace("$", r"\$")
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    return shown if len(shown) <= MAX_NAME else f"{shown[: MAX_NAME - 1]}…"
 
 
 def _save(folder: Path, name: str, figure: Figure) -> PictureFile:
-    """Write charts/NAME.svg, its colours as variables that the dark scheme sets anew."""
+    """Write charts/NAME.svg, with its colours as CSS variables for the light and dark scheme."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # Texts stay texts, which the browser draws: it has the fonts that matplotlib lacks.
+        # The browser draws the texts, with fonts that matplotlib may not have.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

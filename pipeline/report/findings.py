@@ -1,4 +1,4 @@
-"""Findings: what the model relies on that it should not, one card each, and its members."""
+"""The section of findings, and a page for each finding with the images that have its cue."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.report.images import ImageView, PictureFile, ReportImages
 from pipeline.report.words import percent
 from pipeline.storage.schema import Row
 
-CARDS = 20
-"""Findings that are shown on the first page; the others have pages of their own only."""
-EXAMPLES = 8
-MEAN_OF = 32
-"""Images that a class's mean picture is made of."""
+MAX_SHOWN = 20
+"""Largest number of findings on the first page; the others have their own pages only."""
+MAX_EXAMPLES = 8
+N_AVERAGED = 32
+"""Number of images whose mean is shown for a class."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """An image that carries the cue, and how far its prediction rests on it, where tried."""
+    """An image with the cue, and the reliance of its prediction; None if it was not measured."""
 
     index: int
     image_id: str
@@ -32,7 +32,7 @@ class Member:
 
 @dataclass(frozen=True)
 class InterventionView:
-    """A picture before and after, and what the model said (a row of INTERVENTIONS)."""
+    """A row of INTERVENTIONS, with pictures of the image before and after the intervention."""
 
     row: Row
     before: PictureFile
@@ -40,8 +40,8 @@ class InterventionView:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A finding as it is shown: its row and all that is drawn of it; members by reliance."""
+class FindingView:
+    """A finding as the report shows it; members are sorted by reliance in descending order."""
 
     row: Row
     page: str
@@ -53,12 +53,12 @@ class Card:
     interventions: Sequence[InterventionView] = ()
 
 
-def plain(findings: Sequence[Row], members: pa.Table) -> list[Card]:
-    """Cards without anything drawn, in the order of the table.
+def list_findings(findings: Sequence[Row], members: pa.Table) -> list[FindingView]:
+    """Make the views of all findings, without pictures, in the order of the table.
 
     Args:
         findings: rows of FINDINGS.
-        members: MEMBERS.
+        members: table of MEMBERS.
     """
     by_finding: dict[str, list[Member]] = {row["finding_id"]: [] for row in findings}
     for row in members.to_pylist():
@@ -72,47 +72,47 @@ def plain(findings: Sequence[Row], members: pa.Table) -> list[Card]:
         )
         known = {member.image_id: member for member in own}
         shown = [known[name] for name in row["example_ids"] or [] if name in known]
-        cards.append(Card(row, f"findings/{number}.html", own, shown[:EXAMPLES]))
+        cards.append(FindingView(row, f"findings/{number}.html", own, shown[:MAX_EXAMPLES]))
     return cards
 
 
-def drawn(
-    cards: Sequence[Card],
-    studio: ReportImages,
+def draw_findings(
+    cards: Sequence[FindingView],
+    images: ReportImages,
     interventions: Sequence[Row],
     focus: FocusSample,
     classes: dict[str, Row],
     ids: dict[int, str],
-) -> list[Card]:
-    """Cards with charts, mean pictures and interventions.
+) -> list[FindingView]:
+    """Add charts, mean images and interventions to the views of findings.
 
     Args:
-        cards: as `plain`.
-        studio: where to draw.
+        cards: the result of `list_findings`.
+        images: draws the pictures.
         interventions: rows of INTERVENTIONS.
-        focus: which images a class has.
+        focus: the sample from which the images of a class are taken.
         classes: rows of classes.parquet by name.
-        ids: image ids by plan position, of MEAN_OF images of each finding's class.
+        ids: image ids by position in the plan, of N_AVERAGED images of each finding's class.
     """
     shown = {card.row["finding_id"] for card in cards}
     of_finding: dict[str, list[InterventionView]] = {}
     for number, row in enumerate(interventions):
         if row["finding_id"] in shown:
-            both = studio.intervention(number, row)
+            both = images.intervention(number, row)
             of_finding.setdefault(row["finding_id"], []).append(InterventionView(row, *both))
     means: dict[str, ImageView] = {}
     for name in {
         card.row["class_name"]: None for card in cards if card.row["class_name"] in classes
     }:
         own = classes[name]
-        index = focus.some(own["class_index"], MEAN_OF)
+        index = focus.examples(own["class_index"], N_AVERAGED)
         rows = [{"index": i, "image_id": ids[i]} for i in index]
-        means[name] = studio.mean_view(own["class_index"], rows, own["heatmap"])
+        means[name] = images.mean_view(own["class_index"], rows, own["heatmap"])
     return [
         replace(
             card,
-            chart=_chart(card, studio),
-            chart_words=in_words(card.row),
+            chart=_chart(card, images),
+            chart_words=describe_effect(card.row),
             mean=means.get(card.row["class_name"]),
             interventions=of_finding.get(card.row["finding_id"], []),
         )
@@ -120,19 +120,19 @@ def drawn(
     ]
 
 
-def _chart(card: Card, studio: ReportImages) -> PictureFile | None:
+def _chart(card: FindingView, images: ReportImages) -> PictureFile | None:
     if card.row["effect"] is None or card.row["control"] is None:
         return None
-    return charts.effect(studio.folder, f"finding-{Path(card.page).stem}", card.row)
+    return charts.effect(images.folder, f"finding-{Path(card.page).stem}", card.row)
 
 
-def in_words(row: Row) -> str:
-    """The effect of a finding, its control and the interval, as a sentence."""
+def describe_effect(row: Row) -> str:
+    """Describe the effect of a finding, its control and the interval in a sentence."""
     if row["effect"] is None or row["control"] is None:
         return ""
     words = (
-        f"With the cue {percent(row['effect'])} of other classes' pictures turn into this class, "
-        f"with the control {percent(row['control'])}; the difference is "
+        f"Adding the cue flips {percent(row['effect'])} of the images of other classes to this "
+        f"class, the control flips {percent(row['control'])}; the difference is "
         f"{percent(row['effect'] - row['control'])}"
     )
     if row["ci_low"] is None or row["ci_high"] is None:

@@ -1,4 +1,4 @@
-"""Draws what is shown, each image once, into the report's folder."""
+"""Draw the images of the report with their heatmaps, each image once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pipeline.storage.run_setup import Setup
 from pipeline.storage.schema import Row
 
 Read = Callable[[int, str], Rgb]
-"""From plan position and image id to the whole picture; raises whatever the dataset raises."""
+"""Reads an image by position in the plan and image id; raises the errors of the dataset."""
 
 HEAT_SIDE = 160
-"""Longer side, in pixels, of a heatmap without its picture."""
+"""Longer side, in pixels, of a heatmap that is shown alone."""
 MEAN_SIDE = 192
-"""Longer side of a class's mean picture."""
-AHEAD = 16
-"""Pictures that are in memory while they are drawn."""
-THREADS = 2
+"""Longer side, in pixels, of the mean image of a class."""
+MAX_WAITING = 16
+"""Largest number of images that are in memory before they are drawn."""
+N_THREADS = 2
 MAPS = {"pred": "heatmap", "label": "heatmap_label"}
-"""The heatmaps of an image, and their columns."""
+"""The heatmaps of an image, and their columns in the parts."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture file: its address relative to the report's folder, and its size in pixels."""
+    """A picture file of the report: its address relative to the folder, and its size in pixels."""
 
     src: str
     width: int
@@ -45,7 +45,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class HeatmapFiles:
-    """A heatmap: as a layer to be laid over its picture, by itself, and where it is hottest."""
+    """The pictures of a heatmap, as a transparent layer and alone, and the place of its maximum."""
 
     layer: PictureFile
     alone: PictureFile
@@ -54,10 +54,15 @@ class HeatmapFiles:
 
 @dataclass(frozen=True)
 class ImageView:
-    """An image as the report shows it; problem says why there is no picture.
+    """An image as the report shows it.
 
-    maps has "pred" and "label", as far as there are such heatmaps. seen is what of the picture the
-    model saw, None where that is all. brightened is the factor by which a dark picture was.
+    Attributes:
+        image_id: the image.
+        problem: why there is no picture; None if there is one.
+        picture: the image itself.
+        maps: its heatmaps, under "pred" and "label".
+        seen: the region that the model sees; None if it is the whole image.
+        brightened: the factor by which a dark image was brightened, else 1.
     """
 
     image_id: str
@@ -70,7 +75,7 @@ class ImageView:
 
 @dataclass(frozen=True)
 class ReportImages:
-    """Where to draw, in which look, what the model sees of a picture, and how to get at one."""
+    """Reads images and draws them into the report's folder, in the look of the settings."""
 
     folder: Path
     look: ReportConfig
@@ -78,18 +83,20 @@ class ReportImages:
     read: Read
 
     def views(self, rows: Iterable[Row]) -> dict[str, ImageView]:
-        """Draw images with their heatmaps: views by image id.
+        """Draw images with their heatmaps, and return their views by image id.
+
+        Images are read in the calling thread, because a user's dataset may not be thread-safe, and
+        drawn in other threads.
 
         Args:
-            rows: index, image_id and the columns of MAPS. Pictures are read in this thread, as a
-                user's dataset may know no other, and drawn in others.
+            rows: rows with index, image_id and the columns of MAPS.
         """
         drawn: dict[str, ImageView] = {}
         waiting: deque[Future[ImageView]] = deque()
-        with ThreadPoolExecutor(THREADS, "draw") as pool:
+        with ThreadPoolExecutor(N_THREADS, "draw") as pool:
             for row in rows:
                 waiting.append(self._begin(pool, row))
-                if len(waiting) >= AHEAD:
+                if len(waiting) >= MAX_WAITING:
                     _collect(drawn, waiting)
             while waiting:
                 _collect(drawn, waiting)
@@ -98,7 +105,7 @@ class ReportImages:
     def _begin(self, pool: ThreadPoolExecutor, row: Row) -> Future[ImageView]:
         try:
             return pool.submit(self._view, row, self.read(row["index"], row["image_id"]))
-        except Exception as error:  # noqa: BLE001 - whatever a bad file or dataset raises is shown
+        except Exception as error:  # noqa: BLE001 - any error of a file or dataset is shown
             return pool.submit(ImageView, row["image_id"], one_line(error))
 
     def _view(self, row: Row, pixels: Rgb) -> ImageView:
@@ -128,7 +135,7 @@ class ReportImages:
         )
 
     def class_map(self, class_index: int, cells: list[float] | None) -> PictureFile | None:
-        """Draw the mean heatmap of a class; None where there is none."""
+        """Draw the mean heatmap of a class; None if the class has no heatmap."""
         if cells is None:
             return None
         heatmap = self._heatmap(cells)
@@ -137,11 +144,11 @@ class ReportImages:
     def mean_view(
         self, class_index: int, rows: Iterable[Row], cells: list[float] | None
     ) -> ImageView:
-        """Draw the mean of what the model saw of some images, under the class's mean heatmap.
+        """Draw the mean of images, as the model sees them, with the mean heatmap of the class.
 
         Args:
-            class_index: names the files.
-            rows: index and image_id of the images; those that cannot be read are left out.
+            class_index: the class; its number is part of the file names.
+            rows: index and image_id of the images; images that cannot be read are left out.
             cells: the mean heatmap.
         """
         seen = [self._fitted(pixels) for pixels in self._readable(rows)]
@@ -173,11 +180,11 @@ class ReportImages:
         for row in rows:
             try:
                 yield self.read(row["index"], row["image_id"])
-            except Exception:  # noqa: BLE001, S112 - as in _begin; a mean does without
+            except Exception:  # noqa: BLE001, S112 - as in _begin; the mean needs not all images
                 continue
 
     def _fitted(self, pixels: Rgb) -> Rgb:
-        """What the model saw of a picture, in the shape of its input, MEAN_SIDE pixels long."""
+        """The region that the model sees, resized to MEAN_SIDE in the proportions of its input."""
         height, width = pixels.shape[:2]
         x0, y0, x1, y1 = self._seen(pixels)
         left, top = max(0, round(x0 * width)), max(0, round(y0 * height))
@@ -201,7 +208,7 @@ class ReportImages:
         return PictureFile(f"{name}.webp", picture.shape[1], picture.shape[0])
 
     def _keep(self, name: str, encoded: bytes) -> PictureFile:
-        """A picture that is packed already."""
+        """Write a picture that is already encoded."""
         self._write(name, encoded)
         shape = np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)).shape
         return PictureFile(f"{name}.webp", shape[1], shape[0])

@@ -1,4 +1,4 @@
-"""The run: can it be trusted? Its outcome in one line, what was checked, how it was made."""
+"""The first section: the outcome of the run in one line, checks of the run, and its settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.report import charts
-from pipeline.report.aggregates import Aggregates
+from pipeline.report.aggregates import Totals
 from pipeline.report.images import PictureFile
 from pipeline.report.words import NONE, percent, plural
 from pipeline.storage.run_record import GateResult
@@ -16,12 +16,12 @@ from pipeline.storage.run_setup import Setup
 from pipeline.storage.schema import Row
 
 GOOD, LOOK, NOTE = "good", "look", "note"
-"""States of a check: as it should be, to be looked at, for information."""
+"""States of a check: passed, to be reviewed, for information."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the run says of itself beside its tables: run.json and the settings of this report.
+    """Facts about the run from its run record and the settings.
 
     seconds are per stage over all attempts; verification, engine and gate are those of run.json.
     """
@@ -40,7 +40,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TrustCheck:
-    """What was checked, its state and the outcome in words."""
+    """A check of the run: its state, its name and the outcome in words."""
 
     state: str
     name: str
@@ -49,57 +49,57 @@ class TrustCheck:
 
 @dataclass(frozen=True)
 class OverviewSection:
-    """All that the first section shows."""
+    """The content of the first section; settings is a table of names and values."""
 
-    told: RunFacts
+    run: RunFacts
     verdict: str
     counts: dict[str, int]
     accuracy: float | None
     checks: list[TrustCheck]
-    facts: dict[str, str]
+    settings: dict[str, str]
     chart: PictureFile | None
     chart_words: str
 
 
-def overview(
-    told: RunFacts,
+def overview_section(
+    run: RunFacts,
     setup: Setup,
-    survey: Aggregates,
+    totals: Totals,
     findings: Sequence[Row],
     n_suspects: int,
     folder: Path,
 ) -> OverviewSection:
-    """The first section.
+    """Make the first section.
 
     Args:
-        told: by the run itself.
-        setup: of its plan.
-        survey: of its rows.
+        run: facts about the run.
+        setup: the setup of the plan.
+        totals: totals over all rows.
         findings: rows of FINDINGS.
-        n_suspects: in the table.
-        folder: where the chart is drawn.
+        n_suspects: number of suspects in the table.
+        folder: the report's folder, in which the chart is written.
     """
-    n_errors = sum(survey.reasons.values())
-    counts = {"planned": setup.n_images, "ok": survey.n_images, "error": n_errors}
-    labelled, correct = int((survey.right + survey.wrong).sum()), int(survey.right.sum())
+    n_errors = sum(totals.reasons.values())
+    counts = {"planned": setup.n_images, "ok": totals.n_images, "error": n_errors}
+    labelled, correct = int((totals.right + totals.wrong).sum()), int(totals.right.sum())
     accuracy = correct / labelled if labelled else None
     chart = (
-        charts.confidences(folder, "confidence", survey.right, survey.wrong) if labelled else None
+        charts.confidences(folder, "confidence", totals.right, totals.wrong) if labelled else None
     )
     return OverviewSection(
-        told=told,
+        run=run,
         verdict=verdict(counts, findings, n_suspects),
         counts=counts,
         accuracy=accuracy,
-        checks=list(_checks(told, setup, survey, accuracy, labelled)),
-        facts=_facts(told, setup),
+        checks=list(_checks(run, setup, totals, accuracy, labelled)),
+        settings=_settings(run, setup),
         chart=chart,
-        chart_words=_in_words(survey, accuracy, labelled),
+        chart_words=_describe_confidences(totals, accuracy, labelled),
     )
 
 
 def verdict(counts: dict[str, int], findings: Sequence[Row], n_suspects: int) -> str:
-    """The outcome in one line: shortcuts, suspects, images without a result."""
+    """The outcome in one line: numbers of shortcuts, suspects and images without a result."""
     if counts["planned"] == counts["error"]:
         return "No image could be audited"
     found = Counter(finding["verdict"] for finding in findings)
@@ -112,54 +112,55 @@ def verdict(counts: dict[str, int], findings: Sequence[Row], n_suspects: int) ->
 
 
 def _checks(
-    told: RunFacts, setup: Setup, survey: Aggregates, accuracy: float | None, labelled: int
+    run: RunFacts, setup: Setup, totals: Totals, accuracy: float | None, labelled: int
 ) -> Iterator[TrustCheck]:
-    n_errors = sum(survey.reasons.values())
+    n_errors = sum(totals.reasons.values())
     yield TrustCheck(
         LOOK if n_errors else GOOD,
         "Every image has a result",
-        f"{survey.n_images:,} of {setup.n_images:,} were explained"
+        f"{totals.n_images:,} of {setup.n_images:,} images were explained"
         + (f", {plural(n_errors, 'image')} could not be read" if n_errors else ""),
     )
     if accuracy is not None:
-        confidence = survey.confidence / labelled
+        confidence = totals.confidence / labelled
         yield TrustCheck(
             NOTE,
             "Accuracy and confidence",
             f"{accuracy:.1%} of {plural(labelled, 'labelled image')} are right, at a mean "
             f"confidence of {confidence:.1%}",
         )
-    alike = told.verification.get("map_similarity_random_head")
-    if alike is not None:
-        hardly = any("hardly depend" in warning for warning in told.warnings)
+    similarity = run.verification.get("map_similarity_random_head")
+    if similarity is not None:
+        hardly = any("hardly depend" in warning for warning in run.warnings)
         yield TrustCheck(
             LOOK if hardly else GOOD,
             "The heatmaps depend on the model",
-            f"with a random head they are others: rank correlation {alike:.2f}",
+            "the rank correlation with the heatmaps of a model with a random head is "
+            f"{similarity:.2f}",
         )
-    false = told.verification.get("false_findings")
+    false = run.verification.get("false_findings")
     if false:
-        confirmed = told.verification.get("pseudo_classes_confirmed", 0)
-        yield TrustCheck(LOOK if confirmed else GOOD, "Findings can be trusted", false)
-    if told.gate:
-        broken = [result.line for result in told.gate if result.broken]
-        words = "; ".join(broken) or f"no limit is broken of {len(told.gate)} that are set"
+        confirmed = run.verification.get("pseudo_classes_confirmed", 0)
+        yield TrustCheck(LOOK if confirmed else GOOD, "The rate of false findings", false)
+    if run.gate:
+        broken = [result.line for result in run.gate if result.broken]
+        words = "; ".join(broken) or f"no limit is broken ({plural(len(run.gate), 'limit')} set)"
         yield TrustCheck(LOOK if broken else GOOD, "The gate", words)
-    for name, agreement in told.engine.items():
+    for name, agreement in run.engine.items():
         if isinstance(agreement, dict) and "top1" in agreement:
             yield TrustCheck(
-                GOOD if told.engine.get("precision") == name else NOTE,
-                f"{name} beside float32",
-                f"{agreement['top1']:.1%} of the predictions and {agreement['cosine']:.4f} of the "
-                f"heatmaps (cosine) are the same on {agreement['images']} images",
+                GOOD if run.engine.get("precision") == name else NOTE,
+                f"{name} compared with float32",
+                f"{agreement['top1']:.1%} of the predictions on {agreement['images']} images are "
+                f"the same; the mean cosine of the heatmaps is {agreement['cosine']:.4f}",
             )
 
 
-def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
-    """How the audit was made: name and value."""
+def _settings(run: RunFacts, setup: Setup) -> dict[str, str]:
+    """The main settings of the run: name and value."""
     settings, resolved = setup.settings, setup.resolved
     dataset = [settings.get(f"dataset.{key}") for key in ("name", "path", "root", "factory")]
-    speed = told.images_per_second
+    speed = run.images_per_second
     height, width = setup.crop
     facts = {
         "Dataset": ", ".join([settings["dataset.kind"], *(str(d) for d in dataset if d)]),
@@ -174,21 +175,21 @@ def _facts(told: RunFacts, setup: Setup) -> dict[str, str]:
         "Device": resolved.device,
         "Batch size": str(resolved.batch_size),
         "Images per second": NONE if speed is None else f"{speed:,.1f}",
-        "Seed": str(told.seed),
+        "Seed": str(run.seed),
     }
     if setup.ignored:
         ignored = (f"{count:,} {suffix}" for suffix, count in setup.ignored.items())
-        facts["Files left out"] = f"{', '.join(ignored)} (no images)"
+        facts["Files ignored"] = f"{', '.join(ignored)} (no images)"
     return facts
 
 
-def _in_words(survey: Aggregates, accuracy: float | None, labelled: int) -> str:
-    """The chart of confidences for who cannot see it."""
+def _describe_confidences(totals: Totals, accuracy: float | None, labelled: int) -> str:
+    """The text alternative of the chart of confidences."""
     if accuracy is None:
         return ""
-    half = len(survey.right) // 2
-    sure = int((survey.right + survey.wrong)[half:].sum())
-    wrong = int(survey.wrong[half:].sum())
+    half = len(totals.right) // 2
+    sure = int((totals.right + totals.wrong)[half:].sum())
+    wrong = int(totals.wrong[half:].sum())
     return (
         f"Confidence of {labelled:,} predictions, right and wrong: {sure:,} have a confidence of "
         f"50% or more, of which {percent(wrong / sure if sure else None)} are wrong."

@@ -1,4 +1,4 @@
-"""A picture beside its heatmaps, as one figure for a person."""
+"""An image, its heatmaps and overlays side by side, in one matplotlib figure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 3.2
-"""Of a panel, in inches."""
-UNSEEN = np.uint8(190)
-"""Grey of what the model did not see."""
-LONGEST = 60
-"""Characters of a title."""
+PANEL_WIDTH = 3.2
+"""Width of a panel in inches."""
+UNSEEN_GREY = np.uint8(190)
+"""Grey level of the region that the model does not see."""
+MAX_TITLE = 60
+"""Largest number of characters of a title."""
 
-Cell = tuple[str, Rgb] | None
-"""Title and picture of a panel, or None for an empty place."""
+Panel = tuple[str, Rgb] | None
+"""Title and picture of a panel, or None for an empty panel."""
 
 
 def panels(
@@ -43,23 +43,23 @@ def panels(
     colormap: str = COLORMAP,
     seen: Box = WHOLE,
 ) -> Figure:
-    """The picture, its heatmaps and both together, side by side, with a colour bar.
+    """Show an image, its heatmaps and the overlays side by side, with a colour bar.
 
-    In a notebook, a figure that ends a cell is shown.
+    A notebook shows the figure if it is the last value of a cell.
 
     Args:
-        image, alpha, colormap, seen: as `overlay`. A frame marks what the model saw.
-        heatmaps: (h, w), or (T, h, w) for T classes, which then stand side by side.
-        names: of the T classes.
+        image, alpha, colormap, seen: as `overlay`. A frame marks the region that the model sees.
+        heatmaps: (h, w), or (T, h, w) for T classes.
+        names: names of the T classes.
 
     Returns:
         A matplotlib figure; save it with `.savefig("panels.png")`.
 
     Raises:
         ConfigError, DecodeError: as `overlay`.
-        ValueError: where there are not as many names as heatmaps.
+        ValueError: the numbers of names and heatmaps differ.
     """
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import, and for people alone
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import
 
     picture, maps = to_rgb(image), to_numpy(heatmaps)
     maps = maps if maps.ndim == 3 else maps[None]
@@ -69,15 +69,15 @@ def panels(
         for m in maps
     ]
     overlays = [overlay(picture, m, alpha, colormap=colormap, seen=seen) for m in maps]
-    cells = _arranged(picture, list(zip(titles, heats, overlays, strict=True)))
+    cells = _arrange(picture, list(zip(titles, heats, overlays, strict=True)))
     figure = plt.figure()
     _draw(figure, cells, colormap, seen)
-    plt.close(figure)  # it is returned; a notebook would show it twice
+    plt.close(figure)  # otherwise a notebook would show the returned figure twice
     return figure
 
 
-def _arranged(picture: Rgb, drawn: list[tuple[str, Rgb, Rgb]]) -> list[list[Cell]]:
-    """Rows of panels, from title, heatmap and overlay of every class."""
+def _arrange(picture: Rgb, drawn: list[tuple[str, Rgb, Rgb]]) -> list[list[Panel]]:
+    """Arrange title, heatmap and overlay of every class in rows of panels."""
     if len(drawn) == 1:
         ((title, heat, over),) = drawn
         return [
@@ -93,11 +93,11 @@ def _arranged(picture: Rgb, drawn: list[tuple[str, Rgb, Rgb]]) -> list[list[Cell
     ]
 
 
-def _draw(figure: Figure, cells: list[list[Cell]], colormap: str, seen: Box) -> None:
+def _draw(figure: Figure, cells: list[list[Panel]], colormap: str, seen: Box) -> None:
     rows, columns = len(cells), len(cells[0])
     height, width = next(cell[1] for cell in cells[0] if cell).shape[:2]
     tall = min(max(height / width, 0.25), 3)
-    figure.set_size_inches(WIDTH * columns + 1, (WIDTH * tall + 0.4) * rows)
+    figure.set_size_inches(PANEL_WIDTH * columns + 1, (PANEL_WIDTH * tall + 0.4) * rows)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, cell in zip(axes.flat, (cell for row in cells for cell in row), strict=True):
@@ -118,7 +118,7 @@ def _colour_bar(figure: Figure, axes: NDArray[np.object_], colormap: str) -> Non
 
 
 def _frame(axis: Axes, height: int, width: int, seen: Box) -> None:
-    """Mark what the model saw, where that is not all of the picture."""
+    """Draw a frame around the region that the model sees, unless it is the whole image."""
     from matplotlib.patches import Rectangle  # noqa: PLC0415 - as in panels
 
     x0, y0, x1, y1 = seen
@@ -130,13 +130,13 @@ def _frame(axis: Axes, height: int, width: int, seen: Box) -> None:
 
 
 def _greyed(heat: Rgb, seen: Box) -> Rgb:
-    """A coloured heatmap, grey where the model saw nothing."""
+    """A coloured heatmap, grey outside the region that the model sees."""
     inside = resize_heatmap(np.ones((1, 1)), heat.shape, seen) > 0
-    return np.where(inside[..., None], heat, UNSEEN)
+    return np.where(inside[..., None], heat, UNSEEN_GREY)
 
 
 def _plain(text: str) -> str:
-    """Text in which matplotlib finds no formula, and whose characters can be drawn."""
+    """Text without formula signs of matplotlib and without unprintable characters, shortened."""
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-    short = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    short = shown if len(shown) <= MAX_TITLE else f"{shown[: MAX_TITLE - 1]}…"
     return short.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Suspects: which images to fix first, as entries of a list and as cards and details to look at."""
+"""The section of suspects: a list of all, and cards and details of the first."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.ranking.decisions import PICTURE
+from pipeline.analysis.ranking.decisions import IMAGE_COLUMNS
 from pipeline.report.aggregates import STATISTICS, FocusSample
-from pipeline.report.classes import known
+from pipeline.report.classes import to_list
 from pipeline.report.images import ImageView
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.schema import Row
 
-FIRST = 24
-"""Suspects that stand in the page itself."""
-CARDS = 25
-"""Suspects in a file of cards and details."""
-ENTRIES = 2000
-"""Suspects in a file of the list."""
+N_IN_PAGE = 24
+"""Number of suspects in the page itself."""
+PER_CARD_FILE = 25
+"""Number of suspects in one file of cards and details."""
+PER_LIST_FILE = 2000
+"""Number of suspects in one file of the list."""
 COLUMNS = [
     "index", "image_id", "label_prob", "margin", "top_index", "top_prob",
     "image_width", "image_height", "image_brightness", "heatmap_max", *STATISTICS,
 ]  # fmt: skip
-"""Columns of the parts that are shown of a suspect."""
+"""Columns of the parts that are shown for a suspect."""
 ENTRY = (
     "rank", "image_id", "label", "pred", "kind", "finding_id", "confidence", "score", "decision",
-    "note", *PICTURE,
+    "note", *IMAGE_COLUMNS,
 )  # fmt: skip
-"""What stands in the list of each suspect, in this order; its reasons follow as one text."""
+"""Values of a suspect in the list, in this order; its reasons follow as one text."""
 
 
 @dataclass(frozen=True)
 class Probability:
-    """A class and its probability; given tells whether it is the label."""
+    """A class and its probability in [0, 1]; given is true if the class is the label."""
 
     name: str
     prob: float
@@ -43,9 +43,9 @@ class Probability:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A focus statistic of an image beside its predicted class: QUANTILES, and the share of the
-    class's images that lie below.
+class FocusMeasure:
+    """A focus statistic of an image, with QUANTILES of its predicted class and the share of the
+    class's images with a smaller value.
     """
 
     name: str
@@ -55,10 +55,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A suspect as it is shown: its row of suspects.parquet, what is drawn, and its figures.
+class SuspectView:
+    """A suspect as the report shows it.
 
-    path is the file, or the image's id where images are no files; details is its row of the parts.
+    row is its row of suspects.parquet, details its row of the parts; path is the image file, or
+    the image id where images are no files.
     """
 
     row: Row
@@ -66,48 +67,48 @@ class Suspect:
     path: str
     details: Row
     probabilities: list[Probability]
-    focus: list[Measured]
+    focus: list[FocusMeasure]
 
 
-def gathered(
+def suspect_views(
     suspects: Sequence[Row],
     details: dict[int, Row],
     views: dict[str, ImageView],
     focus: FocusSample,
     setup: Setup,
     path: Callable[[str], str | None],
-) -> Iterator[Suspect]:
-    """Suspects, one after the other.
+) -> Iterator[SuspectView]:
+    """Yield the view of each suspect.
 
     Args:
         suspects: rows of SUSPECTS.
-        details: COLUMNS of their rows in the parts, by plan position.
-        views: by image id; one that is lacking was not to be drawn.
-        focus: what is usual in each class.
-        setup: names the classes.
-        path: from image ids to files.
+        details: COLUMNS of their rows in the parts, by position in the plan.
+        views: their pictures, by image id.
+        focus: focus statistics of a sample of each class.
+        setup: the setup of the plan.
+        path: returns the file of an image id, or None.
     """
     classes = {name: index for index, name in enumerate(setup.class_names)}
     for row in suspects:
         detail = details[row["index"]]
-        yield Suspect(
+        yield SuspectView(
             row=row,
             view=views[row["image_id"]],
             path=path(row["image_id"]) or row["image_id"],
             details=detail,
             probabilities=list(_probabilities(row, detail, setup.class_names)),
-            focus=list(_measured(detail, classes[row["pred"]], focus)),
+            focus=list(_focus_measures(detail, classes[row["pred"]], focus)),
         )
 
 
-def entry(row: Row, detail: Row) -> list[Any]:
-    """What the page knows of every suspect, to sort, filter and decide by (ENTRY, and reasons)."""
-    values = row | {name: detail[name] for name in PICTURE}
+def list_entry(row: Row, detail: Row) -> list[Any]:
+    """The values of a suspect by which the page sorts and filters (ENTRY, and the reasons)."""
+    values = row | {name: detail[name] for name in IMAGE_COLUMNS}
     return [*(values[name] for name in ENTRY), " ".join(row["reasons"] or [])]
 
 
 def _probabilities(row: Row, detail: Row, names: list[str]) -> Iterator[Probability]:
-    """The most probable classes, and the label where it is none of them."""
+    """The most probable classes, and the label if it is not among them."""
     shown = set()
     pairs = zip(detail["top_index"] or [], detail["top_prob"] or [], strict=True)
     for index, prob in pairs:
@@ -118,10 +119,10 @@ def _probabilities(row: Row, detail: Row, names: list[str]) -> Iterator[Probabil
         yield Probability(row["label"], float(detail["label_prob"]), given=True)
 
 
-def _measured(detail: Row, class_index: int, focus: FocusSample) -> Iterator[Measured]:
+def _focus_measures(detail: Row, class_index: int, focus: FocusSample) -> Iterator[FocusMeasure]:
     sample, quantiles = focus.of_class(class_index), focus.quantiles(class_index)
     for column, name in enumerate(STATISTICS):
-        usual, value = known(quantiles[column]), detail[name]
-        if usual is not None and value is not None:
+        of_class, value = to_list(quantiles[column]), detail[name]
+        if of_class is not None and value is not None:
             others = sample[:, column][~np.isnan(sample[:, column])]
-            yield Measured(name, float(value), usual, float(np.mean(others < value)))
+            yield FocusMeasure(name, float(value), of_class, float(np.mean(others < value)))

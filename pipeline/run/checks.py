@@ -15,11 +15,10 @@ from pipeline.run.state import Journal
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
+from pipeline.storage.sample import EXPLAINED
 
 log = logging.getLogger(__name__)
 
-OK = pc.field("status") == "ok"
-"""Filter of the rows whose image could be explained."""
 COLUMNS = ["label_index", "pred_index", "heatmap_max", "focus_peak_x", "focus_peak_y"]
 MAX_SHARE = 0.5
 """Share of heatmaps, dead or with the peak in one corner cell, above which there is a warning."""
@@ -28,7 +27,7 @@ MAX_SHARE = 0.5
 def review(run: RunFolder, setup: Setup, journal: Journal) -> None:
     """Count the rows of a finished explain stage; warn about results that cannot be trusted."""
     counted = _RowCounts(setup)
-    for batch in run_folder.rows(run, setup).to_batches(columns=COLUMNS, filter=OK):
+    for batch in run_folder.rows(run, setup).to_batches(columns=COLUMNS, filter=EXPLAINED):
         counted.add(batch)
     journal.counts = {
         "planned": setup.n_images,

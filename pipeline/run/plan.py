@@ -115,7 +115,7 @@ def _resolve(
         size = earlier.resolved.batch_size
     else:
         with inference.explaining(ready, config.cam.method, config.cam.embedding_dim) as explain:
-            size = batch_size.fitting(explain, device, classifier.preprocess.crop)
+            size = batch_size.find_batch_size(explain, device, classifier.preprocess.crop)
     return ready, replace(resolved, batch_size=size), measured
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import AUTO
 from pipeline.data.loader import n_loader_processes
-from pipeline.data.source import Picture, Source
+from pipeline.data.source import DecodedImage, Source
 from pipeline.storage.schema import plan_schema
 
 GROUP = 256
@@ -62,7 +62,7 @@ def _versions(source: Source, *, content: bool) -> list[str | None]:
 
 
 def _hash_pixels(
-    read: Callable[[int], Picture],
+    read: Callable[[int], DecodedImage],
     index: int,
     content: bool,  # noqa: FBT001 - the signature of Source.version
 ) -> str | None:

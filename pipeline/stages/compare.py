@@ -17,7 +17,7 @@ from pipeline.storage import arrays, parquet, run_folder
 from pipeline.storage.files import remove
 from pipeline.storage.paths import to_path
 from pipeline.storage.run_folder import RunFolder
-from pipeline.storage.sample import sample_per_class
+from pipeline.storage.sample import draw_per_class
 from pipeline.storage.schema import CHANGES, FOCUS
 
 log = logging.getLogger(__name__)
@@ -67,11 +67,9 @@ def _drifts(config: Config, *runs: RunFolder) -> pa.Table:
 def _focus(run: RunFolder, per_class: int, seed: int) -> drift.FocusOfRun:
     """Read the focus statistics of a sample of each predicted class, drawn with the seed."""
     rows = run_folder.rows(run, run_folder.read_plan(run, []).setup)
-    table = rows.to_table(columns=["index", "pred_index"], filter=pc.field("status") == "ok")
-    chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
-    some = rows.at(arrays.classes(table, "index")[chosen], ["pred", *FOCUS])
-    values = np.stack([arrays.numbers(some, name) for name in FOCUS], axis=1)
-    return drift.FocusOfRun(values, np.array(some["pred"].to_pylist(), object))
+    sample = rows.at(draw_per_class(rows, per_class, seed).index, ["pred", *FOCUS])
+    values = np.stack([arrays.numbers(sample, name) for name in FOCUS], axis=1)
+    return drift.FocusOfRun(values, np.array(sample["pred"].to_pylist(), object))
 
 
 def _count_changes(changes: pa.Table) -> str:

@@ -18,12 +18,13 @@ from pipeline.run.state import Journal
 from pipeline.storage import arrays, parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
+from pipeline.storage.sample import EXPLAINED
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema
 
 log = logging.getLogger(__name__)
 
-OK = pc.field("status") == "ok"
+
 """Filter of the rows whose image could be read."""
 MEANS = ("confidence", *FOCUS)
 """Columns whose means over each class are written."""
@@ -65,7 +66,7 @@ def class_table(rows: Rows, setup: Setup) -> pa.Table:
     cells = setup.grid[0] * setup.grid[1]
     means = _ClassMeans(n_classes, len(MEANS) + cells)
     read = ["label_index", "pred_index", "heatmap_max", "heatmap", *MEANS]
-    for batch in _merge_batches(rows.to_batches(columns=read, filter=OK)):
+    for batch in _merge_batches(rows.to_batches(columns=read, filter=EXPLAINED)):
         predicted, label = (arrays.classes(batch, name) for name in ("pred_index", "label_index"))
         dead = batch["heatmap_max"].to_numpy() == 0
         for name, counted in (
@@ -171,7 +172,7 @@ def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -
     """
     if "metadata" not in plan.schema.names:
         return []
-    predictions = rows.to_table(columns=["index", "pred_index", "label_index"], filter=OK)
+    predictions = rows.to_table(columns=["index", "pred_index", "label_index"], filter=EXPLAINED)
     classes = [
         predictions[name].fill_null(-1).to_numpy().astype(np.int64)
         for name in ("pred_index", "label_index")

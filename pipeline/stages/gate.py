@@ -10,14 +10,14 @@ from dataclasses import asdict, replace
 import pyarrow.compute as pc
 
 from pipeline.analysis import gate
-from pipeline.analysis.gate import Found
+from pipeline.analysis.gate import GateValues
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.stages.rank import KINDS_KEY
 from pipeline.storage import parquet
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_record import GateResult
-from pipeline.storage.schema import Verdict
+from pipeline.storage.values import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ def run(config: Config, journal: Journal) -> None:
         ConfigError: a limit on a value that this run does not have.
     """
     journal.gate = []
-    if not gate.wants(config.gate):
+    if not gate.keys_set(config.gate):
         return
-    for check in gate.checks(config.gate, found(config, journal)):
+    for check in gate.check_limits(config.gate, read_values(config, journal)):
         journal.gate.append(GateResult(**asdict(check), line=check.line))
         log.info("%s", check.line)
 
 
-def found(config: Config, journal: Journal) -> Found:
+def read_values(config: Config, journal: Journal) -> GateValues:
     """Read the values that limits can be set on from the tables of a run.
 
     Raises:
@@ -46,7 +46,7 @@ def found(config: Config, journal: Journal) -> Found:
     folder, counts = RunFolder(config.folder), journal.counts
     verdicts = parquet.read(folder.analysis("findings"), ["verdict"])["verdict"].to_pylist()
     suspects = parquet.read(folder.analysis("suspects"), ["kind"])
-    values = Found(
+    values = GateValues(
         confirmed_findings=verdicts.count(Verdict.CONFIRMED),
         suspects=json.loads((suspects.schema.metadata or {})[KINDS_KEY]),
         n_explained=counts.get("ok", 0),
@@ -56,7 +56,7 @@ def found(config: Config, journal: Journal) -> Found:
     return _add_changes(values, folder) if config.baseline else values
 
 
-def _add_changes(values: Found, folder: RunFolder) -> Found:
+def _add_changes(values: GateValues, folder: RunFolder) -> GateValues:
     """Add the changes since the baseline, from changes.parquet."""
     table = parquet.read(folder.analysis("changes"))
     rows = table.filter(pc.field("subject") != "image").to_pylist()

@@ -24,22 +24,22 @@ from pipeline.analysis.ranking import (
     members,
     suspects,
 )
-from pipeline.analysis.ranking.focus_outliers import Usual
-from pipeline.analysis.ranking.label_errors import Labels, Pool
-from pipeline.analysis.ranking.suspects import Evidence, Leaders
+from pipeline.analysis.ranking.focus_outliers import ClassFocus
+from pipeline.analysis.ranking.label_errors import LabelJudge, Pool
+from pipeline.analysis.ranking.suspects import Evidence, TopSuspects
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.storage import arrays, parquet, run_folder
 from pipeline.storage.arrays import NO_CLASS
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
-from pipeline.storage.sample import sample_per_class
+from pipeline.storage.sample import EXPLAINED, draw_per_class
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import Row
+from pipeline.storage.values import Mark
 
 log = logging.getLogger(__name__)
 
-OK = pc.field("status") == "ok"
 MAX_CELLS = 1 << 23
 """Most probabilities (rows times classes) of a batch: 32 MB."""
 MAX_ROWS = 1 << 15
@@ -58,29 +58,31 @@ def run(config: Config, _journal: Journal) -> None:
         ConfigError: the decisions cannot be read.
     """
     folder = RunFolder(config.folder)
-    decided = decisions.read(config.rank.decisions)
+    decided = decisions.read_decisions(config.rank.decisions)
     setup = run_folder.read_plan(folder, []).setup
     rows = run_folder.rows(folder, setup)
     evidence = Evidence(
         learn_labels(rows, setup, config.seed),
         learn_focus(rows, setup, config.analysis.sample_per_class, config.seed),
-        members.gathered(
+        members.join_members(
             parquet.read(folder.analysis("members")), parquet.read(folder.analysis("findings"))
         ),
     )
-    most = config.analysis.max_suspects
-    leaders = Leaders(most + sum(row["mark"] == decisions.FINE for row in decided.values()))
+    n_wanted = config.analysis.max_suspects
+    top = TopSuspects(n_wanted + sum(row["mark"] == Mark.FINE for row in decided.values()))
     kinds = Counter[str]()
     for batch in _batches(rows, setup, suspects.COLUMNS):
         scores = evidence.scores(batch)
-        kinds.update(suspects.kinds(scores))
+        kinds.update(suspects.strongest_kinds(scores))
         score = scores.max(axis=1)
-        leaders.add(arrays.classes(batch, "index"), score, arrays.numbers(batch, "loss"))
-    kept = rows.at(leaders.index, [*suspects.COLUMNS, *suspects.TEXTS, *decisions.PICTURE])
-    ranked = suspects.table(leaders, kept, evidence)
-    pictures = kept.select(["index", *decisions.PICTURE])
-    reviewed = decisions.apply(ranked, pictures, decided, _planned(folder, decided), most)
-    kinds.subtract(decisions.left_out(ranked, reviewed.decisions))
+        top.add(arrays.classes(batch, "index"), score, arrays.numbers(batch, "loss"))
+    kept = rows.at(top.index, [*suspects.COLUMNS, *suspects.TEXTS, *decisions.IMAGE_COLUMNS])
+    ranked = suspects.suspects_table(top, kept, evidence)
+    images = kept.select(["index", *decisions.IMAGE_COLUMNS])
+    reviewed = decisions.apply_decisions(
+        ranked, images, decided, _planned(folder, decided), n_wanted
+    )
+    kinds.subtract(decisions.left_out_kinds(ranked, reviewed.decisions))
     counts = {KINDS_KEY: json.dumps(kinds).encode()}
     parquet.write(reviewed.suspects.replace_schema_metadata(counts), folder.analysis("suspects"))
     parquet.write(reviewed.decisions, folder.analysis("decisions"))
@@ -101,7 +103,7 @@ def _log_decisions(reviewed: pa.Table) -> None:
         log.info("%d decisions: %s", reviewed.num_rows, counted)
 
 
-def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
+def learn_labels(rows: Rows, setup: Setup, seed: int) -> LabelJudge:
     """Fit the linear probes to all labels of a run, and the pool to a sample of them."""
     fold = linear_probe.folds(setup.n_images, seed)
     moments = linear_probe.Moments(len(setup.class_names), setup.embedding_dim)
@@ -109,27 +111,26 @@ def learn_labels(rows: Rows, setup: Setup, seed: int) -> Labels:
     for batch in _batches(rows, setup, ["index", "label_index", "loss", "features"]):
         features = arrays.vectors(batch, "features", setup.embedding_dim)
         labels, index = (arrays.classes(batch, name) for name in ("label_index", "index"))
-        weights = label_errors.trust(arrays.numbers(batch, "loss"), len(setup.class_names))
+        weights = label_errors.prob_right(arrays.numbers(batch, "loss"), len(setup.class_names))
         labelled.append(index[labels != NO_CLASS])
         use = (labels != NO_CLASS) & features.any(axis=1)
         moments.add(features[use], labels[use], weights[use], fold[index][use])
-    unfitted = Labels(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
-    most = min(FIT_ROWS, MAX_CELLS // len(setup.class_names))
-    drawn = np.random.default_rng(seed).permutation(np.concatenate(labelled))[:most]
-    return unfitted.fitted(rows.at(drawn, label_errors.COLUMNS))
+    unfitted = LabelJudge(Pool(), moments.probes(), fold, setup.class_names, setup.embedding_dim)
+    n_rows = min(FIT_ROWS, MAX_CELLS // len(setup.class_names))
+    drawn = np.random.default_rng(seed).permutation(np.concatenate(labelled))[:n_rows]
+    return unfitted.fit_pool(rows.at(drawn, label_errors.COLUMNS))
 
 
-def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> Usual:
+def learn_focus(rows: Rows, setup: Setup, per_class: int, seed: int) -> ClassFocus:
     """Learn the usual focus of each predicted class from a sample of its images."""
-    table = rows.to_table(columns=["index", "pred_index"], filter=OK)
-    chosen = sample_per_class(arrays.classes(table, "pred_index"), per_class, seed)
-    index = arrays.classes(table, "index")[chosen]
-    sample = rows.at(index, ["pred_index", *focus_outliers.WORDS])
-    return focus_outliers.learn(*suspects.focus(sample), len(setup.class_names), table.num_rows)
+    sample = draw_per_class(rows, per_class, seed)
+    table = rows.at(sample.index, ["pred_index", *focus_outliers.WORDS])
+    values, classes = suspects.read_focus(table)
+    return focus_outliers.learn(values, classes, len(setup.class_names), sample.n_images)
 
 
 def _batches(rows: Rows, setup: Setup, names: list[str]) -> Iterator[pa.Table]:
     """Read all explained rows in batches of at most MAX_CELLS probabilities."""
     size = min(MAX_ROWS, max(1, MAX_CELLS // len(setup.class_names)))
-    for batch in rows.to_batches(columns=names, filter=OK, batch_size=size):
+    for batch in rows.to_batches(columns=names, filter=EXPLAINED, batch_size=size):
         yield pa.Table.from_batches([batch])

@@ -39,14 +39,14 @@ def run(config: Config, journal: Journal) -> None:
     overlay.colormap_code(config.report.colormap)
     folder = RunFolder(config.folder)
     tables = _tables(folder)
-    found = aggregates.aggregate(tables.rows)
-    focus = aggregates.focus(
+    totals = aggregates.count_rows(tables.rows)
+    focus = aggregates.sample_focus(
         tables.rows, tables.setup, config.analysis.sample_per_class, config.seed
     )
     with atomic.replaced_folder(folder.report, last="index.html") as draft:
-        studio = ReportImages(draft, config.report, tables.setup, open_reader(config))
-        site = Site(config, tables, focus, studio, Pages(draft))
-        site.write(run_facts(config, journal), found, _changes(config, folder))
+        images = ReportImages(draft, config.report, tables.setup, open_reader(config))
+        site = Site(config, tables, focus, images, Pages(draft))
+        site.write(run_facts(config, journal), totals, _changes(config, folder))
 
 
 def open_reader(config: Config) -> Read:

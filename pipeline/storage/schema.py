@@ -1,8 +1,7 @@
-"""Arrow schemas of every table, and the texts that their columns may hold."""
+"""Arrow schemas of all tables; `values` lists the texts that some columns hold."""
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 import pyarrow as pa
@@ -50,10 +49,10 @@ IMAGE = (
 
 
 def plan_schema(metadata: pa.StructType | None = None) -> pa.Schema:
-    """The plan: one row per planned image.
+    """Schema of the plan: one row per planned image.
 
-    `metadata` holds the further columns of a manifest, if there are any. The version of an image
-    changes with its content; it is null where no version is known.
+    `metadata` is the type of the further columns of a manifest. The version of an image changes
+    with its content; it is null if no version is known.
     """
     columns = [
         ("index", pa.int64()),
@@ -67,8 +66,10 @@ def plan_schema(metadata: pa.StructType | None = None) -> pa.Schema:
 
 
 def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
-    """One row per image of a shard; everything but the first four columns and status is null
-    for an error row, statistics of a dead map are null.
+    """Schema of a part: one row per image of a shard.
+
+    In an error row only the first four columns, status and error have values. The focus statistics
+    of a dead map are null.
     """
     heatmap = pa.list_(pa.float16(), grid[0] * grid[1])
     return pa.schema(
@@ -100,43 +101,6 @@ def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
             ("error", pa.string()),
         ]
     )
-
-
-class _Value(str, Enum):
-    """A text that a column holds; str() gives the text on every Python version."""
-
-    __str__ = str.__str__
-
-
-class Verdict(_Value):
-    """What verification concluded about a finding.
-
-    CONFIRMED: an intervention that leaves the object out flips predictions. PROPERTY: the model
-    relies on a property of the object itself. SUSPECTED: no changed image proves the finding.
-    """
-
-    CONFIRMED = "confirmed"
-    PROPERTY = "property"
-    SUSPECTED = "suspected"
-
-
-class SuspectKind(_Value):
-    """Why an image is a suspect, in the order in which kinds are listed."""
-
-    LABEL_ERROR = "label_error"
-    SHORTCUT = "shortcut"
-    NO_EVIDENCE = "no_evidence"
-    ATYPICAL_FOCUS = "atypical_focus"
-    AMBIGUOUS = "ambiguous"
-
-
-class Mark(_Value):
-    """What a person decided about a suspect."""
-
-    FIX_LABEL = "fix_label"
-    EXCLUDE = "exclude"
-    FINE = "fine"
-    SHORTCUT = "shortcut"
 
 
 REGION = pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])
@@ -263,7 +227,10 @@ CHANGES = pa.schema(
 
 
 def classes_schema(grid: tuple[int, int]) -> pa.Schema:
-    """One row per class of the model; focus and heatmap are means over images predicted so."""
+    """Schema of the classes: one row per class of the model.
+
+    Focus statistics and heatmap are means over the images predicted as the class.
+    """
     return pa.schema(
         [
             ("class_index", pa.int32()),

@@ -99,7 +99,7 @@ def test_a_finding_is_worse_or_better_where_that_is_sure(
     for row in rows:
         assert row["summary"].startswith("cat, patch: ")
         if "effect" in now:
-            assert "it turned 50% more pictures than its control, now" in row["summary"]
+            assert "the gain (effect minus control) was 50% and is" in row["summary"]
 
 
 def test_suspects_are_told_again_by_their_images() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.analysis.compare.drift import BINS, LEAST, PSI, FocusOfRun, drifts, stability
+from pipeline.analysis.compare.drift import BINS, MIN_IMAGES, MIN_PSI, FocusOfRun, drifts, stability
 
 NAMES = ["focus_x", "focus_y", "focus_spread"]
 FDR = 0.05
@@ -27,7 +27,7 @@ def told(before: FocusOfRun, now: FocusOfRun) -> list[str]:
     return [row["key"] for row in drifts(before, now, NAMES, FDR)]
 
 
-@pytest.mark.parametrize("per_class", [LEAST, 300])
+@pytest.mark.parametrize("per_class", [MIN_IMAGES, 300])
 def test_false_alarms_are_as_rare_as_the_rate_says(per_class: int) -> None:
     nights = 120
     alarms = sum(
@@ -53,7 +53,7 @@ def test_the_same_images_have_not_drifted() -> None:
 
 
 def test_few_images_say_nothing_and_neither_do_unknown_statistics() -> None:
-    few = LEAST - 1
+    few = MIN_IMAGES - 1
     assert told(sample(0, few), sample(1, few, shift=9)) == []
     before, now = sample(0, 100), sample(1, 100, shift=9)
     now.values[:, 1] = np.nan
@@ -70,7 +70,7 @@ def test_a_row_says_what_moved() -> None:
     )
     assert row["after"] - row["before"] == pytest.approx(1, abs=0.3)
     assert row["p_value"] < row["q_value"] < FDR
-    assert row["summary"].startswith("c3: focus_y was ")
+    assert row["summary"].startswith("c3: the median of focus_y was ")
 
 
 def second(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
@@ -96,4 +96,4 @@ def test_the_index_equals_a_second_implementation() -> None:
         assert stability(*on_grid) == pytest.approx(second(*on_grid))
     assert stability(before, before) == 0
     assert stability(np.zeros(80), np.zeros(60)) < 0.01
-    assert stability(np.zeros(80), np.ones(60)) > PSI
+    assert stability(np.zeros(80), np.ones(60)) > MIN_PSI

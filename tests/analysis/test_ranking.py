@@ -13,9 +13,9 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.analysis.ranking import focus_outliers, label_errors, linear_probe, members
 from pipeline.analysis.ranking.label_errors import Pool
-from pipeline.analysis.ranking.suspects import Leaders
+from pipeline.analysis.ranking.suspects import TopSuspects
 from pipeline.storage import arrays
-from pipeline.storage.sample import sample_per_class
+from pipeline.storage.sample import draw_per_group
 from pipeline.storage.schema import FINDINGS, MEMBERS
 
 Ints = NDArray[np.int64]
@@ -59,8 +59,10 @@ def test_the_probe_is_the_linear_discriminant_of_scikit_learn() -> None:
     moments = linear_probe.Moments(5, 8)
     moments.add(embeddings, labels, np.ones(len(labels)), fold)
     mine = moments.probes()[0].log_probs(embeddings)
-    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(linear_probe.evened(embeddings), labels)
-    expected = theirs.decision_function(linear_probe.evened(embeddings))
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(
+        linear_probe.signed_root(embeddings), labels
+    )
+    expected = theirs.decision_function(linear_probe.signed_root(embeddings))
     mine -= mine.mean(axis=1, keepdims=True)
     expected -= expected.mean(axis=1, keepdims=True)
     assert np.allclose(mine, expected, atol=0.02 * np.abs(expected).max())
@@ -69,7 +71,7 @@ def test_the_probe_is_the_linear_discriminant_of_scikit_learn() -> None:
 def test_shrinkage_is_that_of_scikit_learn() -> None:
     data = np.random.default_rng(0).normal(size=(30, 12))
     covariance = np.cov(data, rowvar=False, bias=True)
-    assert np.allclose(linear_probe.shrunk(covariance, 30), oas(data)[0])
+    assert np.allclose(linear_probe.shrink(covariance, 30), oas(data)[0])
 
 
 def test_no_image_is_judged_by_a_probe_that_saw_its_label() -> None:
@@ -90,7 +92,7 @@ def test_a_handful_of_images_is_judged_too(n: int, n_classes: int) -> None:
     pool = label_errors.fit(np.log(np.full_like(said, 1 / n_classes)), said, labels)
     assert 0 < pool.noise < 1
     assert 0 < pool.model <= 1
-    assert pool.probe >= label_errors.LEAST_HEARD * pool.model * 0.999
+    assert pool.probe >= label_errors.MIN_PROBE_RATIO * pool.model * 0.999
 
 
 def test_embeddings_that_do_not_vary_tell_nothing() -> None:
@@ -118,7 +120,7 @@ def test_pool_and_wrong_by_their_formulas() -> None:
     p = expected[:, 2]
     blind = 0.1 / 4
     by_bayes = blind * (1 - p) / (0.9 * p + blind)
-    assert np.allclose(pool.wrong(np.log(p).astype(np.float32), 4), by_bayes, atol=1e-6)
+    assert np.allclose(pool.prob_wrong(np.log(p).astype(np.float32), 4), by_bayes, atol=1e-6)
 
 
 def test_the_models_probabilities_from_what_a_row_keeps() -> None:
@@ -164,7 +166,7 @@ def test_wrong_labels_are_found_better_than_by_a_bent_model_and_as_well_as_by_a_
     for scores in (logits, bent):
         model = special.log_softmax(scores, axis=1).astype(np.float32)
         pool = label_errors.fit(model, said, labels)
-        joined = pool.wrong(pool.log_probs(model, said)[place, labels], n_classes)
+        joined = pool.prob_wrong(pool.log_probs(model, said)[place, labels], n_classes)
         by_model = average_precision_score(wrong, -model[place, labels])
         gains.append(average_precision_score(wrong, joined) - by_model)
         # The first model is less sure than it is right, which hides some of the noise.
@@ -181,7 +183,7 @@ def test_labels_that_a_model_has_learned_by_heart_are_still_found_by_the_probe()
     scores = 6.0 * np.eye(10)[labels] + rng.gumbel(size=(len(labels), 10))
     model, place = special.log_softmax(scores, axis=1).astype(np.float32), np.arange(len(labels))
     pool = label_errors.fit(model, said, labels)
-    joined = average_precision_score(wrong, -pool.of_labels(model, said, labels))
+    joined = average_precision_score(wrong, -pool.label_log_probs(model, said, labels))
     assert joined > average_precision_score(wrong, -model[place, labels]) + 0.1
 
 
@@ -208,9 +210,9 @@ def test_leaders_do_not_depend_on_how_rows_come() -> None:
     rng = np.random.default_rng(0)
     index, score = np.arange(500), np.round(rng.random(500), 1)  # ties, and zeros
     loss = np.where(rng.random(500) < 0.1, np.nan, np.round(rng.random(500), 1))
-    whole = Leaders(40)
+    whole = TopSuspects(40)
     whole.add(index, score, loss)
-    pieces = Leaders(40)
+    pieces = TopSuspects(40)
     for rows in np.array_split(rng.permutation(500), 7):
         pieces.add(index[rows], score[rows], loss[rows])
     order = sorted(range(500), key=lambda i: (-score[i], -np.nan_to_num(loss[i]), i))
@@ -236,22 +238,22 @@ def test_members_take_their_strongest_finding_and_tell_all() -> None:
     ]
     pairs = [("b", 3, None), ("a", 3, 0.3), ("b", 9, 0.6), ("a", 5, None)]
     rows = [{"finding_id": f, "index": i, "image_id": str(i), "reliance": r} for f, i, r in pairs]
-    gathered = members.gathered(
+    joined = members.join_members(
         pa.Table.from_pylist(rows, MEMBERS), pa.Table.from_pylist(findings, FINDINGS)
     )
-    found = gathered.strongest(np.array([0, 3, 5, 9, 10]))
+    found = joined.strongest(np.array([0, 3, 5, 9, 10]))
     assert found == pytest.approx([0, 0.4, 0.5, 0.3, 0])
-    told = {finding: words for _, words, finding in gathered.of(3)}
+    told = {finding: words for _, words, finding in joined.findings_of(3)}
     assert told.keys() == {"a", "b"}
-    assert told["a"].endswith("without it the prediction loses 30% of its probability")
+    assert told["a"].endswith("without the cue the prediction loses 30% of its probability")
 
 
 def test_a_sample_is_bounded_per_group_and_the_same_again() -> None:
     groups = np.repeat([0, 5, 2], [100, 3, 50])
-    drawn = sample_per_class(groups, 10, 0)
+    drawn = draw_per_group(groups, 10, 0)
     assert np.unique(groups[drawn], return_counts=True)[1].tolist() == [10, 10, 3]
-    assert np.array_equal(drawn, sample_per_class(groups, 10, 0))
-    assert not np.array_equal(drawn, sample_per_class(groups, 10, 1))
+    assert np.array_equal(drawn, draw_per_group(groups, 10, 0))
+    assert not np.array_equal(drawn, draw_per_group(groups, 10, 1))
 
 
 def test_null_lists_are_zeros_and_short_ones_are_filled() -> None:

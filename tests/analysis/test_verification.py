@@ -37,12 +37,13 @@ from pipeline.analysis.verification.tested_candidate import (
 )
 from pipeline.cam.graph import CHANNELS_FIRST, Layout
 from pipeline.config import AnalysisConfig
-from pipeline.data.source import Picture
+from pipeline.data.source import DecodedImage
 from pipeline.errors import DataError
 from pipeline.model.classifier import Classifier
 from pipeline.model.outputs import MULTICLASS, LogitsModule
 from pipeline.model.preprocess import Preprocess
-from pipeline.storage.schema import IMAGE, Verdict
+from pipeline.storage.schema import IMAGE
+from pipeline.storage.values import Verdict
 
 SIZE, GRID, PER_CLASS = 32, 8, 40
 CLASSES = ["red", "green", "blue"]
@@ -102,7 +103,7 @@ def make_runner(cue: float, drawn: np.ndarray[Any, Any]) -> InterventionRunner:
         fingerprint="",
         warnings=[],
     )
-    return InterventionRunner(classifier, lambda index: Picture(drawn[index]), "gradcam")
+    return InterventionRunner(classifier, lambda index: DecodedImage(drawn[index]), "gradcam")
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_cue_is_hot_for_its_own_class_only(
 
 
 def test_an_unreadable_image_is_named(runner: InterventionRunner) -> None:
-    def read(index: int) -> Picture:
+    def read(index: int) -> DecodedImage:
         raise OSError("no such file")
 
     with pytest.raises(DataError, match=r"image 7 of the plan: .*no such file"):
@@ -263,7 +264,7 @@ def test_the_cue_is_confirmed_and_nothing_else(runner: InterventionRunner) -> No
     rows, members = tables["findings"], tables["members"]
     assert [(row["class_name"], row["verdict"]) for row in rows] == [("blue", "confirmed")]
     assert rows[0]["n_images"] == PER_CLASS == len(members)
-    assert "adding the patch flips 100 % of other images to blue" in rows[0]["summary"]
+    assert "adding the patch flips 100% of other images to blue" in rows[0]["summary"]
     assert "q < 0.001; 40 images with the cue." in rows[0]["summary"]
 
 
@@ -469,8 +470,8 @@ def test_an_annotated_object_is_loaded_with_its_image(runner: InterventionRunner
     mark[4:9, 7:20] = 255
     drawn = draw_images()
 
-    def read(index: int) -> Picture:
-        return Picture(drawn[index], mark if index % 2 else None)
+    def read(index: int) -> DecodedImage:
+        return DecodedImage(drawn[index], mark if index % 2 else None)
 
     marked = replace(runner, read=read).load_images(np.array([0, 1])).object_mask[:, 0]
     assert not marked[0].any()
@@ -490,7 +491,7 @@ def test_a_background_cue_is_removed_outside_an_annotated_box(
 ) -> None:
     box, drawn = np.zeros((SIZE, SIZE), np.uint8), draw_images()
     box[6:26, 6:26] = 255
-    boxed = replace(runner, read=lambda index: Picture(drawn[index], box))
+    boxed = replace(runner, read=lambda index: DecodedImage(drawn[index], box))
     found = measure_reliance(boxed, {**candidate(2, None, "background"), "kind": "background"})
     assert found.with_cue == list(range(80, 120))
     assert min(found.removing.reliance.values()) > 0.5
@@ -524,7 +525,7 @@ def test_the_summary_is_a_sentence_for_every_kind() -> None:
         made.candidate["kind"] = kind
         sentence = wording.summarise(made, Verdict.CONFIRMED, 0.0004, 12)
         assert sentence.startswith(f"red relies on {where}")
-        assert "flips 60 % of other images to red (control 0 %); q < 0.001; 12 images" in sentence
+        assert "flips 60% of other images to red (control 0%); q < 0.001; 12 images" in sentence
         suspected = wording.summarise(made, Verdict.SUSPECTED, 0.04, 12)
         assert suspected.startswith(f"red may rely on {where}")
         assert "q = 0.040" in suspected

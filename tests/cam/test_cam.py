@@ -57,8 +57,8 @@ def heatmaps(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> T
     """(T, N, h, w) as the pipeline makes them."""
     with graph.cut_graph(model, model.get_submodule(layer), MAP) as forward:
         logits, activations = forward(images)
-        slopes = graph.gradients(logits, activations, targets)
-        return torch.stack([methods.gradcam(activations.detach(), slope) for slope in slopes])
+        gradients = graph.compute_gradients(logits, activations, targets)
+        return torch.stack([methods.gradcam(activations.detach(), slope) for slope in gradients])
 
 
 def state(model: nn.Module) -> list[object]:
@@ -76,28 +76,28 @@ def state(model: nn.Module) -> list[object]:
 
 
 class Small(nn.Module):
-    """A trunk, the layer, and a head that writes in place; some parameters are frozen."""
+    """A backbone, the layer, and a head that writes in place; some parameters are frozen."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.layer = nn.Conv2d(8, 6, 3)
         self.act = nn.ReLU(inplace=True)
         self.drop = nn.Dropout(0.5)
         self.head = nn.Linear(6, 4)
         self.unused = nn.Conv2d(3, 6, 3)
-        for parameter in self.trunk.parameters():
+        for parameter in self.backbone.parameters():
             parameter.requires_grad = False
         self.train()
-        self.trunk.eval()
+        self.backbone.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 4)."""
         if not images.isfinite().all():
             raise ValueError("in the model")
         self.unused(images)
-        maps = self.act(self.layer(self.trunk(images)))
+        maps = self.act(self.layer(self.backbone(images)))
         logits: Tensor = self.head(self.drop(maps.mean(dim=(2, 3))))
         return logits
 
@@ -180,7 +180,7 @@ def test_images_that_feed_the_head_may_be_inference_tensors() -> None:
 
 def test_a_model_in_training_mode_is_explained_in_evaluation_mode_and_goes_on_training() -> None:
     model = Small()
-    model.trunk.train()
+    model.backbone.train()
     before = state(model)
     maps = heatmaps(model, "layer", IMAGES, TARGETS)
     assert state(model) == before
@@ -217,34 +217,35 @@ def test_inside_the_context_no_parameter_needs_a_gradient() -> None:
         logits, activations = forward(IMAGES)
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
-        graph.gradients(logits, activations, TARGETS)
+        graph.compute_gradients(logits, activations, TARGETS)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert activations.grad is None
 
 
 def test_the_trunk_builds_no_graph() -> None:
     model = Small()
-    trunk: list[Tensor] = []
+    backbone: list[Tensor] = []
     saved: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        trunk.append(output)
+        backbone.append(output)
 
     def save(tensor: Tensor) -> Tensor:
         saved.append(tensor)
         return tensor
 
-    for module in (*model.trunk, model.layer):
+    for module in (*model.backbone, model.layer):
         module.register_forward_hook(keep)
     images = IMAGES.clone().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
     with hooks, graph.cut_graph(model, model.layer, MAP) as forward:
         _, activations = forward(images)
-    assert len(trunk) == 4
-    assert not any(output.requires_grad for output in trunk)
+    assert len(backbone) == 4
+    assert not any(output.requires_grad for output in backbone)
     assert activations.is_leaf
     assert saved, "the head builds one"
-    below = {t.untyped_storage().data_ptr() for t in (images, *trunk, *model.trunk.parameters())}
+    tensors = (images, *backbone, *model.backbone.parameters())
+    below = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     assert not below & {tensor.untyped_storage().data_ptr() for tensor in saved}
 
 
@@ -272,7 +273,7 @@ def test_a_trunk_that_the_model_itself_runs_without_gradients_is_explained(mode:
     class Frozen(Small):
         def forward(self, images: Tensor) -> Tensor:
             with torch.no_grad():
-                maps = F.relu(self.layer(self.trunk(images)), inplace=True)
+                maps = F.relu(self.layer(self.backbone(images)), inplace=True)
             logits: Tensor = self.head(maps.mean(dim=(2, 3)))
             return logits
 
@@ -351,13 +352,13 @@ def test_after_a_refused_forward_the_next_one_starts_afresh() -> None:
 
 def test_normalise_divides_by_the_maximum_and_leaves_dead_maps_dead() -> None:
     maps = torch.tensor([[[0.0, 2.0], [8.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    scaled, peak = methods.normalise(maps)
+    scaled, peak = methods.normalise_maps(maps)
     assert peak.tolist() == [8.0, 0.0]
     assert scaled.tolist() == [[[0.0, 0.25], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]
 
 
 def test_normalise_takes_maps_of_any_scale() -> None:
-    scaled, peak = methods.normalise(torch.tensor([[[1e-38, 5e-39]], [[3e38, 1.5e38]]]))
+    scaled, peak = methods.normalise_maps(torch.tensor([[[1e-38, 5e-39]], [[3e38, 1.5e38]]]))
     torch.testing.assert_close(scaled, torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]]]))
     assert (peak > 0).all()
 
@@ -367,7 +368,7 @@ def test_pooled_features_are_those_of_the_cells_that_were_looked_at() -> None:
     maps = torch.zeros(3, 2, 4)
     maps[0, 1, 2] = 0.7
     maps[1, 0, 0] = maps[1, 1, 3] = 1.0
-    features = methods.pooled(activations, maps, None)
+    features = methods.pool_features(activations, maps, None)
     cell = activations[0, :, 1, 2]
     torch.testing.assert_close(features[0], cell / cell.norm())
     two = activations[1, :, 0, 0] + activations[1, :, 1, 3]
@@ -378,7 +379,7 @@ def test_pooled_features_are_those_of_the_cells_that_were_looked_at() -> None:
 def test_pooled_features_are_projected_before_they_get_unit_length() -> None:
     activations = torch.full((1, 3, 2, 2), 1e5)  # would overflow float16
     projection = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 3.0]])
-    features = methods.pooled(activations, torch.ones(1, 2, 2), projection)
+    features = methods.pool_features(activations, torch.ones(1, 2, 2), projection)
     torch.testing.assert_close(features, torch.tensor([[0.5**0.5, 0.5**0.5]]))
 
 
@@ -413,12 +414,12 @@ def test_maps_do_not_hang_on_the_layout(layout: Layout) -> None:
             return layout.to_map(output)
 
     model = Small()
-    wanted = heatmaps(model, "trunk", IMAGES, TARGETS)
-    model.trunk = nn.Sequential(model.trunk, There(), Back())
-    with graph.cut_graph(model, model.trunk[1], layout) as forward:
+    wanted = heatmaps(model, "backbone", IMAGES, TARGETS)
+    model.backbone = nn.Sequential(model.backbone, There(), Back())
+    with graph.cut_graph(model, model.backbone[1], layout) as forward:
         logits, activations = forward(IMAGES)
-        slopes = graph.gradients(logits, activations, TARGETS)
-    found = [methods.gradcam(activations.detach(), slope) for slope in slopes]
+        gradients = graph.compute_gradients(logits, activations, TARGETS)
+    found = [methods.gradcam(activations.detach(), slope) for slope in gradients]
     torch.testing.assert_close(torch.stack(found), wanted)
 
 
@@ -433,17 +434,17 @@ def test_a_fast_trunk_has_a_head_in_single_precision(dtype: torch.dtype) -> None
 
         return hook
 
-    for name in ("trunk", "act", "head"):
+    for name in ("backbone", "act", "head"):
         model.get_submodule(name).register_forward_hook(note(name))
     with graph.cut_graph(model, model.layer, MAP, dtype) as forward:
         logits, activations = forward(IMAGES)
-        slopes = graph.gradients(logits, activations, TARGETS)
-    assert seen == {"trunk": dtype, "act": torch.float32, "head": torch.float32}
-    dtypes = {each.dtype for each in (logits, activations, *slopes)}
+        gradients = graph.compute_gradients(logits, activations, TARGETS)
+    assert seen == {"backbone": dtype, "act": torch.float32, "head": torch.float32}
+    dtypes = {each.dtype for each in (logits, activations, *gradients)}
     assert dtypes == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
     exact = heatmaps(model, "layer", IMAGES, TARGETS)
-    near = torch.stack([methods.gradcam(activations.detach(), slope) for slope in slopes])
+    near = torch.stack([methods.gradcam(activations.detach(), slope) for slope in gradients])
     assert F.cosine_similarity(exact.flatten(2), near.flatten(2), dim=2).min() > 0.99
 
 
@@ -505,15 +506,15 @@ def test_the_settings_offer_the_whole_family() -> None:
 def test_the_family_follows_its_papers(method: str, signed: bool, channels: int) -> None:
     generator = torch.Generator().manual_seed(channels)
     activations = torch.randn(4, channels, 4, 5, generator=generator, dtype=torch.float64)
-    slopes = torch.randn(4, channels, 4, 5, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(4, channels, 4, 5, generator=generator, dtype=torch.float64)
     if not signed:
         activations.relu_()
-    pairs = zip(activations.numpy(), slopes.numpy(), strict=True)
+    pairs = zip(activations.numpy(), gradients.numpy(), strict=True)
     wanted = np.stack([FAMILY[method](a, g) for a, g in pairs])
     assert (wanted.max(axis=(1, 2)) > 0).sum() >= 2
-    found = methods.METHODS[method](activations, slopes)
+    found = methods.METHODS[method](activations, gradients)
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-10 * wanted.max())
-    single = methods.METHODS[method](activations.float(), slopes.float())
+    single = methods.METHODS[method](activations.float(), gradients.float())
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single.numpy(), wanted, atol=1e-4 * wanted.max())
 
@@ -528,9 +529,9 @@ def test_without_activation_or_gradient_there_is_no_evidence(method: str) -> Non
 
 @pytest.mark.parametrize("method", FAMILY)
 def test_tiny_gradients_have_the_map_of_larger_ones(method: str) -> None:
-    activations, slopes = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    activations, gradients = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     if method == "gradcam_pp":  # whose weights hang on the size of the gradient
-        activations, slopes = activations * 1e-3, slopes * 1e-6
-    tiny, _ = methods.normalise(methods.METHODS[method](activations, slopes * 1e-15))
-    larger, _ = methods.normalise(methods.METHODS[method](activations, slopes))
+        activations, gradients = activations * 1e-3, gradients * 1e-6
+    tiny, _ = methods.normalise_maps(methods.METHODS[method](activations, gradients * 1e-15))
+    larger, _ = methods.normalise_maps(methods.METHODS[method](activations, gradients))
     torch.testing.assert_close(tiny, larger, rtol=1e-3, atol=1e-4)

@@ -81,7 +81,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def explained(*arguments: str) -> list[str]:
     """What the command prints, in this process."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose("explain", [explain.quoted(argument) for argument in arguments])
+        composed = compose("explain", [explain.quote(argument) for argument in arguments])
     return list(explain_image.run(*explain_image.settings(composed)))
 
 
@@ -176,13 +176,13 @@ def test_the_panels_are_at_the_own_size_of_the_upright_picture(
 )
 def test_classes_are_found_as_people_write_them(wanted: Any, classes: list[int]) -> None:
     probs = np.array([0.3, 0.1, 0.4, 0.15, 0.05], np.float32)
-    assert explain_image.wanted_classes(wanted, NAMES, probs) == classes
+    assert explain_image.select_classes(wanted, NAMES, probs) == classes
 
 
 @pytest.mark.parametrize("wanted", ["cta", "5", "-1", "top0", "", "3.5"])
 def test_a_class_that_is_none_is_refused_with_close_names(wanted: str) -> None:
     with pytest.raises(ConfigError, match=r"neither top, an output from 0 to 4.*close names"):
-        explain_image.wanted_classes(wanted, NAMES, np.ones(5, np.float32))
+        explain_image.select_classes(wanted, NAMES, np.ones(5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_the_classes_are_printed_with_their_probabilities(photos: Path, model: l
         ("batch_size=0", ConfigError, "batch_size: 0 is neither auto"),
         ("precision=fp8", ConfigError, "precision: 'fp8'"),
         ("model.target_layer='0.5'", ConfigError, "model.target_layer"),
-        ("run=photos", ConfigError, "run: photos is not the folder of a run"),
-        ("output=photos/photo.jpg", ConfigError, "is the picture itself"),
+        ("run=photos", ConfigError, "run: photos is no run"),
+        ("output=photos/photo.jpg", ConfigError, "is the image itself"),
         ("output=net.py/x.png", ConfigError, "cannot be written"),
     ],
 )

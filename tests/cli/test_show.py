@@ -153,7 +153,7 @@ def test_long_names_are_wrapped_and_never_cut(
         assert wrapped.count(char) == whole.count(char)
     assert "…" not in wrapped
     assert max(cell_len(line) for line in wrapped.splitlines()) <= max(
-        columns, text_tables.NARROWEST
+        columns, text_tables.MIN_WIDTH
     )
 
 
@@ -300,7 +300,7 @@ def test_people_see_the_first_twenty_and_how_many_there_are(
     [
         (
             ["--kind", "label-error"],
-            "no suspect is of kind label-error; there are: ambiguous, label",
+            "no suspect is of kind label-error; the kinds are: ambiguous, label",
         ),
         (["--class", "dogs"], "no suspect is labelled or predicted dogs; close names: dog"),
         (
@@ -386,7 +386,7 @@ def test_a_run_in_its_first_stage_is_shown_as_far_as_it_goes(
     for words in (
         "audit: running last attempt started",
         "has not ended",
-        "a run that was killed says running, too",
+        "a killed run has the state running too",
         "images 9 planned",
         "2 of 3 parts are committed (5 of 9 images): the explain stage is not finished",
         "model torchvision, resnet18",
@@ -475,7 +475,7 @@ def test_what_is_damaged_is_named(
 
 def test_a_table_of_another_version_is_named(run: RunFolder, shown: Callable[..., str]) -> None:
     rewrite(run, "suspects", lambda table: table.drop_columns(["reasons", "score"]))
-    words = "suspects.parquet was not written by this version: it lacks score, reasons"
+    words = "suspects.parquet was written by another version: it lacks score, reasons"
     assert words in shown(run.path, code=1)
 
 

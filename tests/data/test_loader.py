@@ -38,7 +38,7 @@ from pipeline.data.loader import (
     n_loader_processes,
     plan_batches,
 )
-from pipeline.data.source import Picture, Source
+from pipeline.data.source import DecodedImage, Source
 from pipeline.errors import ConfigError, one_line
 from pipeline.model.preprocess import Preprocess
 from pipeline.run.plan_table import make_plan
@@ -94,7 +94,11 @@ class TestMatchClasses:
             (["Cat", "cat"], ["cat", "dog"], ("'Cat'", "'cat'", "both match")),
             (["a b", "a_b"], ["A-B", "c"], ("'a b'", "'a_b'", "'A-B'")),
             (["1", "01"], ["a", "b"], ("'1'", "'01'", "'b'")),
-            (["t shirt"], ["T-shirt", "t_shirt"], ("'t shirt'", "T-shirt, t_shirt", "may be any")),
+            (
+                ["t shirt"],
+                ["T-shirt", "t_shirt"],
+                ("'t shirt'", "T-shirt, t_shirt", "matches several"),
+            ),
         ],
     )
     def test_nothing_is_merged_in_silence(
@@ -126,7 +130,7 @@ class TestMatchClasses:
     def test_an_order_that_training_may_have_sorted_otherwise_is_told(self) -> None:
         numbers = [str(number) for number in range(12)]
         (note,) = match_classes(numbers, None, 12)[2]
-        assert "in order as 0, 1, 2, 3" in note
+        assert "in order: 0, 1, 2, 3" in note
         assert "ImageFolder sorts them as text: 0, 1, 10, 11, 2" in note
         assert match_classes(numbers[:10], None, 10)[2] == []
         (note,) = match_classes(["Zebra", "cat"], None, 2)[2]
@@ -137,7 +141,7 @@ class TestMatchClasses:
     def test_numbers_of_a_part_of_the_classes(self) -> None:
         names, outputs, notes = match_classes(["0", "2"], None, 3)
         assert (names, outputs) == (["0", "1", "2"], {"0": 0, "2": 2})
-        assert "taken as its outputs" in notes[0]
+        assert "used as output positions" in notes[0]
         with pytest.raises(ConfigError, match="3 outputs, the dataset 2 classes: 0, 3"):
             match_classes(["0", "3"], None, 3)
 
@@ -151,7 +155,7 @@ class TestMatchClasses:
     def test_neither_side_has_names(self) -> None:
         names, outputs, notes = match_classes(None, None, 3)
         assert (names, outputs) == (["0", "1", "2"], {})
-        assert "called by number" in notes[0]
+        assert "named by number" in notes[0]
 
     @given(st.lists(st.text("aA_- b0", max_size=3), max_size=6, unique=True), st.data())
     def test_two_labels_never_share_an_output(self, labels: list[str], data: st.DataObject) -> None:
@@ -165,7 +169,7 @@ class TestMatchClasses:
         assert len(set(outputs.values())) == len(outputs)
 
 
-def unread(index: int) -> Picture:
+def unread(index: int) -> DecodedImage:
     """A source that is only listed."""
     raise AssertionError(index)
 
@@ -213,19 +217,21 @@ def setup(n_images: int, shard_size: int, batch_size: int) -> Setup:
     return Setup("f", {}, resolved(batch_size), ["a"], (2, 2), 4, {}, n_images, shard_size)
 
 
-def flat(index: int) -> Picture:
-    """Picture `index` shows its number, is of a size of its own, and every fifth fails."""
+def flat(index: int) -> DecodedImage:
+    """DecodedImage `index` shows its number, is of a size of its own, and every fifth fails."""
     if index % 5 == 4:
         raise DecodeError(f"bad\n{index}") if index % 2 else KeyError("image")
     pixels = np.full((10 + index, 30 - index, 3), index, np.uint8)
-    return Picture(pixels, np.full(pixels.shape[:2], 255, np.uint8) if index % 3 == 0 else None)
+    return DecodedImage(
+        pixels, np.full(pixels.shape[:2], 255, np.uint8) if index % 3 == 0 else None
+    )
 
 
 FIT = Preprocess(resize=SIDE, crop=(SIDE, SIDE)).fit
 
 
 def make_loader(
-    read: Callable[[int], Picture], fit: Fit, setup: Setup, shards: list[int], n_workers: int
+    read: Callable[[int], DecodedImage], fit: Fit, setup: Setup, shards: list[int], n_workers: int
 ) -> DataLoader[Batch]:
     """All images of some shards."""
     wanted = {shard: setup.rows(shard) for shard in shards}
@@ -311,8 +317,8 @@ class TestLoader:
         marked = np.zeros((20, 20), np.uint8)
         marked[:10] = 255
 
-        def read(_index: int) -> Picture:
-            return Picture(np.dstack([marked] * 3), marked)
+        def read(_index: int) -> DecodedImage:
+            return DecodedImage(np.dstack([marked] * 3), marked)
 
         (batch,) = make_loader(read, FIT, setup(1, 1, 1), [0], 0)
         assert batch.objects is not None
@@ -320,8 +326,8 @@ class TestLoader:
         assert batch.objects[0, 0, 0] == 1
 
     def test_a_picture_that_cannot_be_fitted_is_an_error(self) -> None:
-        def read(_index: int) -> Picture:
-            return Picture(np.zeros((0, 5, 3), np.uint8))
+        def read(_index: int) -> DecodedImage:
+            return DecodedImage(np.zeros((0, 5, 3), np.uint8))
 
         (batch,) = make_loader(read, FIT, setup(2, 2, 2), [0], 0)
         assert [index for index, _ in batch.errors] == [0, 1]
@@ -349,13 +355,13 @@ class TestLoader:
         assert multiprocessing.active_children() == []
 
     def test_workers_leave_threads_and_signals_to_the_main_process(self) -> None:
-        def read(_index: int) -> Picture:
+        def read(_index: int) -> DecodedImage:
             seen = (
                 cv2.getNumThreads() == 1,
                 signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
                 signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
             )
-            return Picture(np.full((SIDE, SIDE, 3), seen, np.uint8))
+            return DecodedImage(np.full((SIDE, SIDE, 3), seen, np.uint8))
 
         before = cv2.getNumThreads(), signal.signal(signal.SIGTERM, lambda *_: None)
         cv2.setNumThreads(2)

@@ -37,8 +37,8 @@ from pipeline.data.source import (
     Source,
     box_mask,
     class_labels,
-    distinct,
-    numbered,
+    distinct_labels,
+    number_duplicates,
     object_mask,
     printable,
 )
@@ -1142,7 +1142,7 @@ class TestCustom:
 
 class TestHelpers:
     def test_numbers_are_sorted_by_value_ahead_of_names(self) -> None:
-        assert distinct(["10", "9", "b", None, "a", "007", "7"]) == [
+        assert distinct_labels(["10", "9", "b", None, "a", "007", "7"]) == [
             "007",
             "7",
             "9",
@@ -1150,8 +1150,8 @@ class TestHelpers:
             "a",
             "b",
         ]
-        assert distinct([None, None]) is None
-        assert distinct([]) is None
+        assert distinct_labels([None, None]) is None
+        assert distinct_labels([]) is None
 
     def test_labels_name_the_image(self) -> None:
         assert class_labels([1, 0, -1, None, "b"], ["a", "b"]) == ["b", "a", None, None, "b"]
@@ -1160,7 +1160,7 @@ class TestHelpers:
             class_labels([0, 0, 9], ["a"])
 
     def test_numbered(self) -> None:
-        assert numbered(["a", "b", "a"]) == ["a (0)", "b", "a (2)"]
+        assert number_duplicates(["a", "b", "a"]) == ["a (0)", "b", "a (2)"]
 
     def test_a_box_takes_every_pixel_it_touches(self) -> None:
         mask = box_mask((4, 5), (1.2, 1.0, 1.4, 2.1))
@@ -1181,7 +1181,7 @@ class TestHelpers:
         ],
     )
     def test_a_box_without_a_pixel(self, box: tuple[float, ...]) -> None:
-        with pytest.raises(DecodeError, match="empty or outside the 5 x 4 picture"):
+        with pytest.raises(DecodeError, match="empty or outside the 5 x 4 image"):
             box_mask((4, 5, 3), box)
 
     def test_a_mask_with_a_channel_at_either_end(self) -> None:

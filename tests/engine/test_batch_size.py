@@ -75,12 +75,12 @@ def test_a_gpu_gets_the_largest_batch_that_fits() -> None:
         return Device(room=100)(images.flatten(1), labels, None)
 
     # A device that is no CPU and always there; nothing is computed on it.
-    assert batch_size.fitting(explain, torch.device("meta"), (4, 4)) == 64
+    assert batch_size.find_batch_size(explain, torch.device("meta"), (4, 4)) == 64
 
 
 @pytest.mark.parametrize(("side", "size"), [(64, 128), (224, 32), (448, 8), (3000, 1)])
 def test_on_a_cpu_the_size_of_the_pictures_decides(side: int, size: int) -> None:
-    assert batch_size.fitting(lambda: {}, CPU, (side, side)) == size
+    assert batch_size.find_batch_size(lambda: {}, CPU, (side, side)) == size
 
 
 def test_smaller_batches_are_filled_up_with_copies() -> None:

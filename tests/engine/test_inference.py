@@ -88,8 +88,8 @@ def maps_of(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM of one class per image, (N, h, w)."""
     with model.cut_graph() as forward:
         logits, activations = forward(model.input(images))
-        (slopes,) = graph.gradients(logits, activations, classes[:, None])
-        return methods.gradcam(activations.detach(), slopes)
+        (gradients,) = graph.compute_gradients(logits, activations, classes[:, None])
+        return methods.gradcam(activations.detach(), gradients)
 
 
 def test_predictions_are_softmax_by_hand() -> None:
@@ -128,14 +128,14 @@ def test_heatmaps_are_those_of_the_prediction_and_of_another_label() -> None:
     labels[3] = NO_LABEL
     columns = explain(model, images, labels)
     raw = maps_of(model, images, predicted)
-    scaled, peak = methods.normalise(raw)
+    scaled, peak = methods.normalise_maps(raw)
     torch.testing.assert_close(columns["heatmap"], scaled.flatten(1))
     alive = peak > 0
     torch.testing.assert_close(columns["focus_mean"][alive], raw.mean(dim=(1, 2))[alive])
     torch.testing.assert_close(columns["heatmap_max"], peak)
     other = torch.arange(12) % 2 == 0
     assert (peak[other] > 0).any()
-    scaled, peak = methods.normalise(maps_of(model, images[other], labels[other]))
+    scaled, peak = methods.normalise_maps(maps_of(model, images[other], labels[other]))
     torch.testing.assert_close(columns["heatmap_label"][other], scaled.flatten(1))
     torch.testing.assert_close(columns["heatmap_label_max"][other], peak)
     assert (peak > 0).any()
@@ -167,9 +167,9 @@ def test_maps_of_labels_are_made_only_where_one_differs(
     made: list[int] = []
     make = methods.METHODS["gradcam"]
 
-    def count(activations: Tensor, slopes: Tensor) -> Tensor:
-        made.append(len(slopes))  # of as many images
-        return make(activations, slopes)
+    def count(activations: Tensor, gradients: Tensor) -> Tensor:
+        made.append(len(gradients))  # of as many images
+        return make(activations, gradients)
 
     monkeypatch.setitem(methods.METHODS, "gradcam", count)
     columns = explain(model, images, labels)
@@ -279,7 +279,7 @@ def test_features_are_the_mean_activations_scaled_to_bytes() -> None:
     for projection in (None, matrix):
         mean = activations.flatten(2).mean(2)
         expected = mean if projection is None else mean @ projection
-        found = methods.averaged(activations, projection)
+        found = methods.average_features(activations, projection)
         assert found.dtype == torch.int8
         assert found[2].abs().max() == 0
         assert (found[:2].abs().amax(1) == 127).all()
@@ -366,7 +366,7 @@ def test_no_step_of_a_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch
     matrix = inference.projection(6, 2, torch.device("cpu"))
     explain(model, images, labels, matrix)  # constants are made once
     # On the CPU asking is free, and done; here the mode stands for a GPU.
-    monkeypatch.setattr(inference, "_worth_a_second_map", lambda _differs: True)
+    monkeypatch.setattr(inference, "_needs_label_maps", lambda _differs: True)
     with model.cut_graph() as forward, Waits():  # type: ignore[no-untyped-call]
         inference.explain(forward, model, images, labels, method="gradcam", projection=matrix)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):

@@ -22,7 +22,7 @@ SIDE = 16
 
 
 class Net(nn.Module):
-    """A trunk, the explained layer, a head; `tied` is in both."""
+    """A backbone, the explained layer, a head; `tied` is in both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def prepared(name: str, model: Classifier | None = None, **how: bool) -> Classif
 
 
 def test_the_trunk_ends_with_the_explained_layer() -> None:
-    assert precision.trunk(classifier()) == ["stem.0", "stem.1", "stem.2", "stem", "maps"]
+    assert precision.backbone_names(classifier()) == ["stem.0", "stem.1", "stem.2", "stem", "maps"]
 
 
 def test_weights_of_the_trunk_alone_are_cast_and_the_model_stays_as_it_is() -> None:
@@ -74,8 +74,8 @@ def test_weights_of_the_trunk_alone_are_cast_and_the_model_stays_as_it_is() -> N
     cast = {name for name, dtype in dtypes.items() if dtype == torch.bfloat16}
     assert cast == {"stem.0.weight", "stem.0.bias", "maps.weight", "maps.bias"}
     assert {p.dtype for p in model.module.parameters()} == {torch.float32}
-    assert fast.trunk_dtype == torch.bfloat16
-    assert model.trunk_dtype is None
+    assert fast.backbone_dtype == torch.bfloat16
+    assert model.backbone_dtype is None
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])

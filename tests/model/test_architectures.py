@@ -119,5 +119,5 @@ def heatmaps(found: Classifier, images: Tensor, targets: Tensor) -> NDArray[np.f
     """(T, N, h, w) as the pipeline makes them."""
     with found.cut_graph() as forward:
         logits, activations = forward(images)
-        slopes = graph.gradients(logits, activations, targets)
-    return np.stack([methods.gradcam(activations.detach(), slope).numpy() for slope in slopes])
+        gradients = graph.compute_gradients(logits, activations, targets)
+    return np.stack([methods.gradcam(activations.detach(), slope).numpy() for slope in gradients])

@@ -66,7 +66,7 @@ def filled(weights: dict[str, Tensor], module: nn.Module | None = None) -> nn.Mo
     module = module or network(7).requires_grad_()
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
-    checkpoint.fill(module, weights, "FILE")
+    checkpoint.load_weights(module, weights, "FILE")
     return module
 
 
@@ -77,14 +77,14 @@ def assert_same(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("form", WRAPPED)
 def test_weights_are_found_in_their_wrapper(form: str, tmp_path: Path) -> None:
-    weights = checkpoint.read(saved(WRAPPED[form], tmp_path / "w.pt"), trust=False)
+    weights = checkpoint.read_weights(saved(WRAPPED[form], tmp_path / "w.pt"), trust=False)
     assert_same(filled(weights))
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes_of_wrappers_are_taken_off(prefix: str, tmp_path: Path) -> None:
     named = {prefix + name: value for name, value in WEIGHTS.items()}
-    weights = checkpoint.read(saved({"state_dict": named}, tmp_path / "w.pt"), trust=False)
+    weights = checkpoint.read_weights(saved({"state_dict": named}, tmp_path / "w.pt"), trust=False)
     assert checkpoint.n_outputs(weights, network(1000), 1000) == 7
     assert_same(filled(weights))
 
@@ -100,7 +100,7 @@ def test_a_prefix_that_the_model_itself_has_stays(tmp_path: Path) -> None:
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "w.safetensors")
-    assert_same(filled(checkpoint.read(str(tmp_path / "w.safetensors"), trust=False)))
+    assert_same(filled(checkpoint.read_weights(str(tmp_path / "w.safetensors"), trust=False)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -111,7 +111,7 @@ def test_weights_of_another_precision_take_that_of_the_model(
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in WEIGHTS.items()
     }
-    module = filled(checkpoint.read(saved(other, tmp_path / "w.pt"), trust=False))
+    module = filled(checkpoint.read_weights(saved(other, tmp_path / "w.pt"), trust=False))
     for name, value in module.state_dict().items():
         assert value.dtype == WEIGHTS[name].dtype
         assert torch.equal(value, other[name].to(value.dtype)), name
@@ -131,7 +131,7 @@ def test_every_key_that_does_not_fit_is_named() -> None:
     module = network()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(ConfigError) as caught:
-        checkpoint.fill(module, weights, "FILE")
+        checkpoint.load_weights(module, weights, "FILE")
     assert str(caught.value).splitlines() == [
         "model.checkpoint: FILE does not fit the model",
         "  2 keys missing: conv.bias, norm.running_mean",
@@ -144,7 +144,7 @@ def test_every_key_that_does_not_fit_is_named() -> None:
 
 def test_of_many_keys_some_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        checkpoint.fill(network(), {f"x{i}": torch.zeros(1) for i in range(20)}, "FILE")
+        checkpoint.load_weights(network(), {f"x{i}": torch.zeros(1) for i in range(20)}, "FILE")
     assert "20 keys unexpected: x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, ... (20 in all)" in str(
         caught.value
     )
@@ -175,14 +175,14 @@ def test_code_in_a_pickle_is_not_run(how: str, protocol: int, tmp_path: Path) ->
     else:
         torch.save(content, path, pickle_protocol=protocol)
     with pytest.raises(ConfigError, match=r"is refused: .*\n.*set model.trust_checkpoint=true"):
-        checkpoint.read(str(path), trust=False)
+        checkpoint.read_weights(str(path), trust=False)
     assert not trace.exists()
 
 
 def test_code_in_a_pickle_is_run_for_an_operator_who_trusts_it(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = saved({"state_dict": WEIGHTS, "extra": Bomb(trace)}, tmp_path / "w.pt")
-    assert_same(filled(checkpoint.read(path, trust=True)))
+    assert_same(filled(checkpoint.read_weights(path, trust=True)))
     assert trace.exists()
 
 
@@ -197,8 +197,8 @@ def test_what_is_more_than_tensors_needs_trust(form: str, tmp_path: Path) -> Non
     }[form]
     path = saved(content, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=rf"it holds \S*{named}, and unpickling that can run"):
-        checkpoint.read(path, trust=False)
-    assert_same(filled(checkpoint.read(path, trust=True)))
+        checkpoint.read_weights(path, trust=False)
+    assert_same(filled(checkpoint.read_weights(path, trust=True)))
 
 
 def test_a_torchscript_archive_needs_trust(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_torchscript_archive_needs_trust(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(network()), path)
     with pytest.raises(ConfigError, match="is refused: it is a TorchScript archive"):
-        checkpoint.read(path, trust=False)
-    assert_same(filled(checkpoint.read(path, trust=True)))
+        checkpoint.read_weights(path, trust=False)
+    assert_same(filled(checkpoint.read_weights(path, trust=True)))
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_checkpoint_is_named(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        checkpoint.read(str(path), trust=trust)
+        checkpoint.read_weights(str(path), trust=trust)
     assert str(caught.value).startswith(f"model.checkpoint: {path} {message}")
     assert "trust_checkpoint" not in str(caught.value)
 
@@ -237,7 +237,7 @@ def test_a_picture_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(ConfigError, match="a pickle of more than tensors, or no checkpoint at all"):
-        checkpoint.read(str(path), trust=False)
+        checkpoint.read_weights(str(path), trust=False)
 
 
 def test_half_a_file_is_no_checkpoint(tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ def test_half_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save(WEIGHTS, path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ConfigError, match="cannot be read as a checkpoint: RuntimeError: "):
-        checkpoint.read(str(path), trust=False)
+        checkpoint.read_weights(str(path), trust=False)
 
 
 @pytest.mark.parametrize("path", ["missing.pt", "missing.safetensors", "."])
 def test_a_file_that_is_not_there(path: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.checkpoint: there is no file"):
-        checkpoint.read(str(tmp_path / path), trust=False)
+        checkpoint.read_weights(str(tmp_path / path), trust=False)
 
 
 @pytest.mark.parametrize(
@@ -269,4 +269,4 @@ def test_a_checkpoint_of_something_else_is_named(
     content: object, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        checkpoint.read(saved(content, tmp_path / "w.pt"), trust=False)
+        checkpoint.read_weights(saved(content, tmp_path / "w.pt"), trust=False)

@@ -139,7 +139,7 @@ def test_one_logit_tells_two_classes_apart(columns: str, tmp_path: Path) -> None
     torch.testing.assert_close(found.probabilities(found.module(images))[:, 1], logit.sigmoid())
     with found.cut_graph() as forward:
         logits, activations = forward(images)
-        no, yes = graph.gradients(logits, activations, torch.tensor([[0, 1]] * 4))
+        no, yes = graph.compute_gradients(logits, activations, torch.tensor([[0, 1]] * 4))
     assert yes.any()
     torch.testing.assert_close(no, -yes)
 
@@ -160,21 +160,30 @@ def test_auto_leaves_no_hook_and_no_training_mode_behind(tmp_path: Path) -> None
     [
         ("return self.fc(x.mean(dim=(2, 3)) @ torch.ones(3, 4))", "auto finds no map that feeds"),
         ("return [x, self.head(self.conv(x))]", r"output is \(1, 3, 16, 16\), not \(batch, 2 or"),
-        ("return {'a': self.conv(x)}", r"output is a dict of \['a'\]: what of it"),
+        (
+            "return {'a': self.conv(x)}",
+            r"output is a dict of \['a'\], and it is not clear which part",
+        ),
         ("y = self.head(self.conv(x)); return {'a': y, 'b': y}", r"dict of \['a', 'b'\]"),
         (
             "y = self.conv(x); return y.mean((2, 3)), self.head(y)",
             r"tuple of \[\(1, 4\), \(1, 3\)\]",
         ),
         ("return self.head(self.conv(x)), 'name', x.mean((2, 3))[:, :2]", "not clear"),
-        ("return ()", r"output is a tuple of \[\]: what of it are the logits is not clear"),
-        ("return str(self.head(self.conv(x)))", r"output is a str of \[\]: what of it"),
+        ("return ()", r"output is a tuple of \[\], and it is not clear which part"),
+        (
+            "return str(self.head(self.conv(x)))",
+            r"output is a str of \[\], and it is not clear which part",
+        ),
         ("return self.head(self.conv(x))[:, :1]", "one logit per image; set model.output=binary"),
         ("return self.head(self.conv(x))[:, 0]", "one logit per image; set model.output=binary"),
         ("return self.conv(x)", r"output is \(1, 4, 14, 14\), not \(batch, 2 or more classes\)"),
-        ("return self.head(self.conv(x[:, :2]))", "cannot take a picture of shape .1, 3, 16, 16.:"),
+        (
+            "return self.head(self.conv(x[:, :2]))",
+            "cannot process an image of shape .1, 3, 16, 16.:",
+        ),
         ("return self.head(self.conv(x)) / 0", "the model's output is not finite"),
-        ("raise KeyError('key')", "cannot take a picture of shape .1, 3, 16, 16.: 'key'"),
+        ("raise KeyError('key')", "cannot process an image of shape .1, 3, 16, 16.: 'key'"),
         ("return self.head(self.conv(x).detach()).detach()", "auto finds no map that feeds"),
     ],
 )
@@ -221,7 +230,7 @@ def test_channels_last_are_not_taken_for_columns(layer: str, side: int) -> None:
 
 def test_patches_that_the_class_token_does_not_see_are_no_layer() -> None:
     for layer in ("norm", "blocks.11", "blocks.11.mlp"):
-        with pytest.raises(ConfigError, match=r"does not hang on its patch tokens"):
+        with pytest.raises(ConfigError, match=r"does not depend on its patch tokens"):
             zoo("timm", "vit_tiny_patch16_224", 224, target_layer=layer)
     found = zoo("timm", "vit_tiny_patch16_224", 224, target_layer="blocks.10")
     assert found.layout == Layout(TOKENS, 14, 14, prefix=1)
@@ -510,7 +519,7 @@ def test_other_settings_of_preprocessing(tmp_path: Path) -> None:
 
 def test_ones_own_model_is_told_what_was_taken(tmp_path: Path) -> None:
     assert custom(tmp_path, PLAIN).warnings == [
-        "model.preprocess.{mean,std} not given; what is open was taken as resize=256, crop=224, "
+        "model.preprocess.{mean,std} is not given; the defaults are resize=256, crop=224, "
         "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]"
     ]
 

@@ -200,7 +200,7 @@ def test_folders_that_hold_no_image_classifier(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^model.name: {tmp_path} cannot be loaded: "):
         build(tmp_path)
     transformers.BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="is a bert, of which transformers has no image classif"):
+    with pytest.raises(ConfigError, match="is a bert; transformers has no image classif"):
         build(tmp_path)
     save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut off")
@@ -239,7 +239,7 @@ def test_a_checkpoint_tells_its_classes(stored: bool, tmp_path: Path) -> None:
     file = tmp_path / "tuned" / "model.safetensors"
     weights = load_file(file) if stored else dict(tuned.state_dict())
     built = build(tmp_path, weights, checkpoint=str(file))
-    checkpoint.fill(built.module, weights, str(file))
+    checkpoint.load_weights(built.module, weights, str(file))
     assert torch.equal(logits(built.module), logits(tuned))
     assert built.class_names is None
     same = save(tmp_path / "same").state_dict()
@@ -259,7 +259,7 @@ def test_a_checkpoint_of_a_training_wrapper_is_left_to_fill(tmp_path: Path) -> N
     tuned = save(tmp_path)
     weights = {f"module.{key}": value for key, value in tuned.state_dict().items()}
     built = build(tmp_path, weights, checkpoint="a.pt")
-    checkpoint.fill(built.module, weights, "a.pt")
+    checkpoint.load_weights(built.module, weights, "a.pt")
     assert torch.equal(logits(built.module), logits(tuned))
 
 
@@ -290,7 +290,7 @@ def test_pictures_come_out_as_of_the_image_processor(
     processor = getattr(transformers, f"{kind}ImageProcessor")(**settings)
     processor.save_pretrained(tmp_path)
     found = says(tmp_path, json.loads((tmp_path / "preprocessor_config.json").read_text()))
-    fitting = preprocess.checked(
+    fitting = preprocess.check_preprocess(
         found.resize, found.crop, found.mean, found.std, found.interpolation
     )
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -357,7 +357,7 @@ def test_what_cannot_be_followed_can_be_given(
     entries: dict[str, Any], wanted: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     entries = {"image_processor_type": "ViTImageProcessor", "size": 32, **entries}
-    with pytest.raises(ConfigError, match=rf"model.preprocess.*has .*{message}.* by hand"):
+    with pytest.raises(ConfigError, match=rf"model.preprocess.*has .*{message}.*cannot reproduce"):
         says(tmp_path, entries)
     says(tmp_path, entries, **wanted)
 
@@ -391,7 +391,7 @@ def test_an_image_processor_that_cannot_be_loaded(tmp_path: Path) -> None:
     ("settings", "wanted", "taken"),
     [
         ({}, {}, "resize=[32, 32], crop=[32, 32], mean=[0.485, 0.456, 0.406], std=[0.229, "),
-        ({}, {"resize": 64}, "it was taken as mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0"),
+        ({}, {"resize": 64}, "the defaults are mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0"),
         ({"num_channels": 1}, {"std": [1.0]}, "resize=[32, 32], crop=[32, 32], mean=[0.5]"),
     ],
 )

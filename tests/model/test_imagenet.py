@@ -53,13 +53,13 @@ def mirrored(pictures: list[Pixels]) -> list[Pixels]:
 
 
 def crops() -> list[Pixels]:
-    """Sixteen overlapping squares of each photograph, of which many show nothing in particular."""
+    """Four overlapping squares of each photograph, many without an object in the middle."""
     pictures = []
     for pixels in photographs():
         height, width = pixels.shape[:2]
         side = int(0.6 * min(height, width))
-        for y in np.linspace(0, height - side, 4).astype(int):
-            for x in np.linspace(0, width - side, 4).astype(int):
+        for y in np.linspace(0, height - side, 2).astype(int):
+            for x in np.linspace(0, width - side, 2).astype(int):
                 pictures.append(np.ascontiguousarray(pixels[y : y + side, x : x + side]))
     return pictures
 
@@ -118,9 +118,9 @@ def test_bfloat16_decides_otherwise_only_where_float32_wavers(lite0: Classifier)
     others = torch.cat([inference.heatmaps(fast, images)[1] for images in batches])
     first, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(dim=1)
     sure = first - second > 0.1
-    assert sure.sum() > 50
+    assert sure.sum() > 12
     same = logits.argmax(dim=1) == others
-    assert same[sure].float().mean() >= precision.LEAST_TOP1
+    assert same[sure].float().mean() >= precision.MIN_TOP1
 
 
 def in_photograph(x: float, y: float, pixels: Pixels) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def picture(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_equals_the_transforms_of_the_weights(weights: str) -> None:
     transforms = torchvision.models.get_weight(weights).transforms()
-    own = preprocess.checked(
+    own = preprocess.check_preprocess(
         transforms.resize_size[0],
         transforms.crop_size[0],
         list(transforms.mean),
@@ -66,7 +66,7 @@ def test_equals_the_transforms_of_the_weights(weights: str) -> None:
 
 
 def test_height_and_width_may_be_given() -> None:
-    own = preprocess.checked(**GOOD | {"resize": [20, 60], "crop": [10, 40]})
+    own = preprocess.check_preprocess(**GOOD | {"resize": [20, 60], "crop": [10, 40]})
     fitted = own.fit(picture(100, 100))
     assert fitted.shape == (3, 10, 40)
     assert fitted.permute(1, 2, 0).is_contiguous()  # as decoders give it and models like it
@@ -76,7 +76,7 @@ def test_height_and_width_may_be_given() -> None:
 
 
 def test_without_a_crop_the_whole_square_is_seen() -> None:
-    assert preprocess.checked(**GOOD | {"crop": None}) == Preprocess(
+    assert preprocess.check_preprocess(**GOOD | {"crop": None}) == Preprocess(
         64, (64, 64), (0.5,) * 3, (0.2,) * 3
     )
 
@@ -167,9 +167,9 @@ def test_without_words_the_numbers_are_those_of_imagenet() -> None:
 )
 def test_settings_that_cannot_be_used_are_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        preprocess.checked(**GOOD | changed)
+        preprocess.check_preprocess(**GOOD | changed)
 
 
 def test_a_wide_crop_beside_a_shorter_side_is_for_wide_pictures() -> None:
-    own = preprocess.checked(**GOOD | {"resize": 64, "crop": [64, 128]})
+    own = preprocess.check_preprocess(**GOOD | {"resize": 64, "crop": [64, 128]})
     assert own.fit(picture(32, 64)).shape == (3, 64, 128)

@@ -241,7 +241,7 @@ def test_a_suspect_opens_and_the_keyboard_leads_on(watched: Watched) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     expect(dialog.locator("#position")).to_have_text(f"1 of {N_SUSPECTS}")
-    assert dialog.get_by_role("button", name="Before").is_disabled()
+    assert dialog.get_by_role("button", name="Previous").is_disabled()
     assert page.url.endswith("#suspect-1")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
@@ -324,7 +324,7 @@ class Reviewer:
             self.page.get_by_role("button", name="Save decisions.csv").click()
         assert download.value.suggested_filename == "decisions.csv"
         download.value.save_as(path)
-        return decisions.read(str(path))
+        return decisions.read_decisions(str(path))
 
     def leave(self) -> None:
         self.watched.check()
@@ -392,7 +392,7 @@ def test_decisions_are_saved_read_by_the_next_run_and_kept_by_the_one_after(
     # Saved by somebody who decides nothing, the file still keeps away what is no suspect any more.
     reviewer = Reviewer(browser, run)
     told = " ".join(reviewer.page.inner_text("main").split())
-    assert "1 judged fine and left out, 1 marked" in told
+    assert "1 fine and left out, 1 not yet carried out" in told
     expect(reviewer.page.locator("#suspect-1 .mark")).to_have_text("fix label")
     again = reviewer.save(tmp_path / "again.csv")
     reviewer.leave()
@@ -463,7 +463,7 @@ def test_pages_of_classes_and_findings_lead_back(browser: Browser, folder: Path)
     assert page.locator("#filter [name=class]").input_value() == NASTY[1]
     page.goto((folder / "findings/1.html").as_uri())
     scroll_through(page)
-    page.get_by_role("link", name="Those among the suspects").click()
+    page.get_by_role("link", name="Show those that are suspects").click()
     expect(page.locator("#count")).to_have_text(f"1 of 1 shown, {N_SUSPECTS} in all")
     seen.check()
     page.close()
@@ -546,7 +546,7 @@ def test_many_classes_have_a_page_whose_maps_load_when_they_are_seen(
     watched = Watched(page, folder)
     page.wait_for_selector("#filter:not([hidden])")
     assert page.locator("table.sortable").first.locator("tbody tr").count() == 200
-    page.get_by_role("link", name="all of them").click()
+    page.get_by_role("link", name="all classes").click()
     page.wait_for_load_state("networkidle")
     assert page.locator("tbody tr").count() == 400
     assert sum("pictures/class-" in url for url in watched.requests) < 150

@@ -87,13 +87,13 @@ def test_what_is_to_be_done_stays_with_its_mark_and_note(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"label": "owl"}, "its label"),
+        ({"label": "owl"}, "the label"),
         ({"pred": "cat"}, "the prediction"),
-        ({"kind": "ambiguous"}, "what is suspect about it"),
-        ({"finding_id": "f"}, "the shortcut it belongs to"),
+        ({"kind": "ambiguous"}, "the kind of suspicion"),
+        ({"finding_id": "f"}, "the finding"),
         ({"confidence": 0.95}, "the confidence"),
-        ({"image_width": 41}, "the picture"),
-        ({"image_brightness": 0.51, "label": "owl"}, "its label and the picture"),
+        ({"image_width": 41}, "the image"),
+        ({"image_brightness": 0.51, "label": "owl"}, "the label and the image"),
     ],
 )
 def test_a_row_that_changed_is_open_again_and_says_why(
@@ -139,7 +139,7 @@ def test_of_two_decisions_the_last_one_counts(ranked: Callable[..., Ranked]) -> 
 def test_ids_and_notes_hold_anything(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text('image_id,mark,note\n"a,""b""\nc\u202e",fine,"=1+1\n<script>"\n')
-    (found,) = decisions.read(str(path)).values()
+    (found,) = decisions.read_decisions(str(path)).values()
     assert found["image_id"] == 'a,"b"\nc\u202e'
     assert found["note"] == "=1+1\n<script>"
 
@@ -162,7 +162,7 @@ def test_a_list_that_cannot_be_used_is_refused_by_its_line(
     path = tmp_path / "d.csv"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"rank.decisions: .*{words}"):
-        decisions.read(str(path))
+        decisions.read_decisions(str(path))
 
 
 def test_a_file_that_is_not_there_is_told_before_any_work(

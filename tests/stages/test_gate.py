@@ -14,7 +14,7 @@ import pytest
 from test_command import run as command
 
 from helpers.small_data import MODEL, write_images
-from pipeline.analysis.gate import Found, checks
+from pipeline.analysis.gate import GateValues, check_limits
 from pipeline.config import Config, GateConfig
 from pipeline.errors import ConfigError, GateError
 from pipeline.stages.audit import audit
@@ -110,7 +110,7 @@ def test_the_report_of_a_night_that_fails_is_there_and_says_so(
     told = (config.folder / "report/index.html").read_text()
     assert "gate.accuracy: 0.3333 is below the limit of 0.9" in told
     audit(night("gate.accuracy=0.2", "stages=[compare,gate,report]"))
-    assert "no limit is broken of 1" in (config.folder / "report/index.html").read_text()
+    assert "no limit is broken (1 limit set)" in (config.folder / "report/index.html").read_text()
 
 
 def test_drifted_classes_are_counted(night: Callable[..., Config]) -> None:
@@ -171,9 +171,9 @@ def test_suspects_beyond_the_end_of_the_list_are_counted(night: Callable[..., Co
 
 
 def test_a_limit_is_not_broken_where_it_is_met() -> None:
-    found = Found(2, {"shortcut": 5}, 100, 0.1, 0.8, 3, 0.05, 1)
+    found = GateValues(2, {"shortcut": 5}, 100, 0.1, 0.8, 3, 0.05, 1)
     limits = GateConfig(2, 3, {"shortcut": 5}, {"shortcut": 0.05}, 0.1, 0.8, 0.05, 1)
-    told = checks(limits, found)
+    told = check_limits(limits, found)
     assert len(told) == 8
     assert not any(check.broken for check in told)
     assert all("within the limit" in check.line for check in told)
@@ -181,9 +181,9 @@ def test_a_limit_is_not_broken_where_it_is_met() -> None:
 
 def test_what_a_run_cannot_know_is_no_pass() -> None:
     with pytest.raises(ConfigError, match=r"gate\.accuracy: needs labels"):
-        checks(GateConfig(accuracy=0.5), Found(0, {}, 1, 0.0))
+        check_limits(GateConfig(accuracy=0.5), GateValues(0, {}, 1, 0.0))
     with pytest.raises(ConfigError, match=r"gate\.accuracy_drop: needs a baseline"):
-        checks(GateConfig(accuracy_drop=0.5), Found(0, {}, 1, 0.0))
+        check_limits(GateConfig(accuracy_drop=0.5), GateValues(0, {}, 1, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pipeline.storage import parquet, run_folder, scan
 from pipeline.storage.run_folder import Plan, RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.schema import FINDINGS, MEMBERS, SUSPECTS, part_schema, plan_schema
+from pipeline.storage.values import SuspectKind
 
 GRID = (2, 2)
 
@@ -81,8 +82,10 @@ def test_label_errors_by_how_likely_they_are_wrong_in_words_and_figures(suspects
     ]
     assert 1 > found[0]["score"] > found[1]["score"] > 0.9
     (reason,) = found[1]["reasons"]
-    assert "labelled cat, which the model gives 2.0%; it says dog with 98.0%" in reason
-    assert re.search(r"cat has \d\.\d% and dog the most: wrong with a probability of \d+%$", reason)
+    assert "the model gives the label cat a probability of 2.0% and dog one of 98.0%" in reason
+    assert re.search(
+        r"give cat \d\.\d% and dog the most: the label is wrong with a probability of \d+%$", reason
+    )
 
 
 def test_images_without_labels_are_no_label_errors(suspects_of: Any) -> None:
@@ -100,7 +103,7 @@ def test_empty_maps_and_close_calls(suspects_of: Any) -> None:
         ("0.png", "no_evidence"),
         ("1.png", "ambiguous"),
     ]
-    assert found[1]["score"] == pytest.approx(0.98 * WEIGHTS["ambiguous"])
+    assert found[1]["score"] == pytest.approx(0.98 * WEIGHTS[SuspectKind.AMBIGUOUS])
 
 
 def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) -> None:
@@ -109,10 +112,7 @@ def test_a_focus_far_from_its_classs_is_atypical_and_says_how(suspects_of: Any) 
     rows[7]["focus_border"] = 0.95
     (found,) = suspects_of(rows)
     assert (found["image_id"], found["kind"]) == ("7.png", "atypical_focus")
-    assert (
-        "focus on the border is unusual for cat: 0.95 against a median of 0.30"
-        in found["reasons"][0]
-    )
+    assert "focus on the border is unusual for cat: 0.95, the median is 0.30" in found["reasons"][0]
 
 
 def test_one_row_per_image_with_all_reasons_the_strongest_first(suspects_of: Any) -> None:
@@ -135,7 +135,7 @@ def test_members_of_findings_by_reliance(suspects_of: Any) -> None:
     found = suspects_of([{}] * 4, prepare)
     assert [s["image_id"] for s in found] == ["1.png", "2.png", "0.png"]
     assert {s["finding_id"] for s in found} == {"f"}
-    assert found[0]["score"] == pytest.approx(0.9 * WEIGHTS["shortcut"])
+    assert found[0]["score"] == pytest.approx(0.9 * WEIGHTS[SuspectKind.SHORTCUT])
     assert "loses 90%" in found[0]["reasons"][0]
 
 
@@ -208,4 +208,6 @@ def test_classes_of_one_image_and_a_label_that_is_predicted_but_not_likeliest(
     alike = {"label_prob": 0.51, "confidence": 0.51, "loss": 0.67, "margin": 0.2}
     (found,) = suspects_of([*spread, alike | {"features": [10, 105]}])
     assert found["image_id"] == "400.png"
-    assert found["reasons"][0].startswith("labelled cat, which the model gives 51.0%; counting")
+    assert found["reasons"][0].startswith(
+        "the model gives the label cat a probability of 51.0%; model"
+    )

@@ -1,1 +1,1 @@
-"""What changed between two runs, from their tables alone."""
+"""Changes between two runs, computed from their tables alone."""

@@ -1,9 +1,9 @@
-"""What changed between two runs: findings, suspects, accuracy of classes, from tables alone.
+"""Changes between two runs: findings, suspects, accuracy of classes, and images.
 
-A finding is told again by its id, a suspect by its image, a class by its name. A finding is worse
-or better where its verdict changed, or where the interval of its gain lies wholly above or below
-the one it had. A class is, where its accuracy differs at a false discovery rate over all classes.
-Images are told by their ids and versions, as the plans have them.
+A finding is identified by its id, a suspect and an image by the image id, a class by its name. A
+finding is worse or better if its verdict changed, or if the confidence interval of its gain lies
+entirely above or below the earlier one. A class is worse or better if its accuracy differs
+significantly, at a false discovery rate over all classes. An image changed if its version did.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from scipy import stats
 
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import CHANGES, Row
+from pipeline.storage.values import Verdict
 
 NEW, GONE, WORSE, BETTER, CHANGED = "new", "gone", "worse", "better", "changed"
-VERDICTS = {"suspected": 1, "confirmed": 2}
-NOWHERE = -1
-"""The place of what is not there."""
+SEVERITY = {Verdict.PROPERTY: 0, Verdict.SUSPECTED: 1, Verdict.CONFIRMED: 2}
+NOT_FOUND = -1
 
 
 @dataclass(frozen=True)
 class ComparedTables:
-    """The tables of a run that are compared (FINDINGS, SUSPECTS, classes_schema)."""
+    """The tables of one run that are compared: FINDINGS, SUSPECTS and classes_schema."""
 
     findings: pa.Table
     suspects: pa.Table
@@ -36,10 +36,11 @@ class ComparedTables:
 
 
 def compare(before: ComparedTables, now: ComparedTables, fdr: float) -> pa.Table:
-    """What changed (CHANGES): the accuracy of the run, findings, classes, suspects.
+    """List the changes (CHANGES) of the run's accuracy, of findings, classes and suspects.
 
     Args:
-        before, now: the two runs.
+        before: the tables of the earlier run.
+        now: the tables of the later run.
         fdr: false discovery rate of the classes whose accuracy changed.
     """
     rows = [
@@ -52,33 +53,35 @@ def compare(before: ComparedTables, now: ComparedTables, fdr: float) -> pa.Table
 
 
 def images(before: Rows, now: Rows) -> pa.Table:
-    """Images that are new, changed or gone (CHANGES), in the order of the plans.
+    """List the images that are new, changed or gone (CHANGES), in the order of the plans.
 
-    Ids and versions of the earlier plan are held, some 100 bytes an image; the other is read past.
+    Ids and versions of the earlier plan are held in memory, about 100 bytes per image; the later
+    plan is read in batches.
 
     Args:
-        before, now: plans of the two runs, no id twice in either.
+        before: the plan of the earlier run; image ids are unique.
+        now: the plan of the later run; image ids are unique.
 
     Raises:
-        DataError: a plan that is damaged.
+        DataError: a plan is damaged.
     """
-    earlier = _Earlier(before)
+    earlier = _EarlierPlan(before)
     new, changed = [], []
     for batch in now.to_batches(columns=["image_id", "label", "version"]):
         planned = pa.Table.from_batches([batch])
         place = earlier.find(batch["image_id"])
-        new.append(planned.filter(place == NOWHERE))
+        new.append(planned.filter(place == NOT_FOUND))
         changed.append(planned.filter(earlier.differs(place, batch["version"])))
     gone = before.at(np.flatnonzero(~earlier.found), ["image_id", "label"])
-    told = [(NEW, pa.concat_tables(new)), (CHANGED, pa.concat_tables(changed)), (GONE, gone)]
-    return pa.concat_tables([_image_rows(change, planned) for change, planned in told])
+    changes = [(NEW, pa.concat_tables(new)), (CHANGED, pa.concat_tables(changed)), (GONE, gone)]
+    return pa.concat_tables([_image_rows(change, planned) for change, planned in changes])
 
 
-class _Earlier:
-    """Ids and versions of an earlier plan, in which images are found again.
+class _EarlierPlan:
+    """Image ids and versions of an earlier plan, with a search by id.
 
-    They are looked up by a hash, and compared where it is the same; a hash table of the ids
-    themselves, as pyarrow's, is several times as large.
+    The search compares hashes first, and ids where the hashes are equal. A hash table of the ids
+    themselves, such as pyarrow's, would need several times the memory.
     """
 
     def __init__(self, plan: Rows) -> None:
@@ -93,26 +96,26 @@ class _Earlier:
         self.found = np.zeros(len(self.ids), bool)
 
     def find(self, ids: pa.Array) -> NDArray[np.int64]:
-        """The place (n,) of images in the plan, NOWHERE of those that it does not have."""
-        place = np.full(len(ids), NOWHERE)
+        """The positions (n,) of image ids in the earlier plan; NOT_FOUND if an id is new."""
+        place = np.full(len(ids), NOT_FOUND)
         if not len(self.ids):
             return place
         hashes = _hashes(ids)
         at, order = np.zeros_like(place), np.argsort(hashes)
-        at[order] = np.searchsorted(self.hashes, hashes[order])  # in order, as memory is read so
+        at[order] = np.searchsorted(self.hashes, hashes[order])  # sorted queries are cache-friendly
         at = np.minimum(at, len(self.hashes) - 1)
         alike = np.flatnonzero(self.hashes[at] == hashes)
         place[alike] = self.order[at[alike]]
         same = pc.equal(self.ids.take(pa.array(place[alike])), ids.take(pa.array(alike)))
         for row in alike[~same.to_numpy(zero_copy_only=False)].tolist():  # two ids of one hash
             place[row] = pc.index(self.ids, ids[row]).as_py()
-        self.found[place[place != NOWHERE]] = True
+        self.found[place[place != NOT_FOUND]] = True
         return place
 
     def differs(self, place: NDArray[np.int64], versions: pa.Array) -> NDArray[np.bool_]:
-        """Whether images at places (n,) had other versions; not where one is not known."""
+        """Whether images at positions (n,) had another version; False if a version is unknown."""
         differs = np.zeros(len(place), bool)
-        there = np.flatnonzero(place != NOWHERE)
+        there = np.flatnonzero(place != NOT_FOUND)
         if self.versions is not None:
             old = self.versions.take(pa.array(place[there]))
             other = pc.not_equal(old, versions.take(pa.array(there)))
@@ -125,7 +128,7 @@ def _hashes(ids: pa.Array) -> NDArray[np.int64]:
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
-    """A column of texts as one array, which may have more than 2 GiB."""
+    """A column of texts as one array, also if it is larger than 2 GiB."""
     return column.cast(pa.large_string()).combine_chunks()
 
 
@@ -158,7 +161,7 @@ def _accuracy(before: pa.Table, now: pa.Table) -> Iterator[Row]:
 
 
 def _classes(before: dict[str, Row], now: dict[str, Row], fdr: float) -> Iterator[Row]:
-    """Classes whose accuracy changed, the surest first."""
+    """Classes whose accuracy changed, in ascending order of the q-value."""
     rows = [
         _changed_accuracy("class", name, before[name], now[name])
         for name in now
@@ -173,7 +176,7 @@ def _classes(before: dict[str, Row], now: dict[str, Row], fdr: float) -> Iterato
 
 
 def _changed_accuracy(subject: str, key: str, before: Row, now: Row) -> Row:
-    """Fisher's exact test of right and wrong predictions, before and now."""
+    """A row of CHANGES with Fisher's exact test of right and wrong predictions, before and now."""
     table = [[row["n_correct"], row["n_label"] - row["n_correct"]] for row in (before, now)]
     old, new = (right / (right + wrong) for right, wrong in table)
     return {
@@ -188,15 +191,15 @@ def _changed_accuracy(subject: str, key: str, before: Row, now: Row) -> Row:
 
 
 def _findings(before: dict[str, Row], now: dict[str, Row]) -> Iterator[Row]:
-    """Findings that are new, worse, better or gone, in this order, the strongest first."""
-    told = [
+    """Findings that are new, worse, better or gone, in this order; the strongest come first."""
+    changes = [
         *(_finding(NEW, None, row) for key, row in now.items() if key not in before),
         *(_finding(_trend(before[key], row), before[key], row) for key, row in now.items()
           if key in before),
         *(_finding(GONE, row, None) for key, row in before.items() if key not in now),
     ]  # fmt: skip
     for change in (NEW, WORSE, BETTER, GONE):
-        yield from (row for row in told if row["change"] == change)
+        yield from (row for row in changes if row["change"] == change)
 
 
 def _finding(change: str | None, before: Row | None, now: Row | None) -> Row:
@@ -210,17 +213,17 @@ def _finding(change: str | None, before: Row | None, now: Row | None) -> Row:
         "kind": row["kind"],
         "before": before and before["score"],
         "after": now and now["score"],
-        "summary": _told(before, row) if change in (WORSE, BETTER) else row["summary"],
+        "summary": _summarise(before, row) if change in (WORSE, BETTER) else row["summary"],
     }
 
 
-def _told(before: Row | None, now: Row) -> str:
+def _summarise(before: Row | None, now: Row) -> str:
     assert before is not None
     gains = [_gain(row) for row in (before, now)]
     words = f"{now['class_name']}, {now['kind']}: {before['verdict']} before, {now['verdict']} now"
     if None in gains:
         return words
-    return f"{words}; it turned {gains[0]:.0%} more pictures than its control, now {gains[1]:.0%}"
+    return f"{words}; the gain (effect minus control) was {gains[0]:.0%} and is {gains[1]:.0%}"
 
 
 def _gain(row: Row) -> float | None:
@@ -230,15 +233,15 @@ def _gain(row: Row) -> float | None:
 
 
 def _trend(before: Row, now: Row) -> str | None:
-    """WORSE, BETTER, or None where nothing speaks for a change."""
-    step = VERDICTS.get(now["verdict"], 0) - VERDICTS.get(before["verdict"], 0)
+    """WORSE, BETTER, or None without a significant change."""
+    step = SEVERITY.get(now["verdict"], 0) - SEVERITY.get(before["verdict"], 0)
     if not step and None not in (before["ci_low"], now["ci_low"]):
         step = (now["ci_low"] > before["ci_high"]) - (now["ci_high"] < before["ci_low"])
     return None if not step else WORSE if step > 0 else BETTER
 
 
 def _suspects(before: dict[str, Row], now: dict[str, Row]) -> Iterator[Row]:
-    """Suspects that were none before, and those that are none any more, in their order."""
+    """Suspects that are new, and those that are gone, in the order of their tables."""
     for change, rows, others in ((NEW, now, before), (GONE, before, now)):
         for key, row in rows.items():
             if key not in others:

@@ -1,1 +1,1 @@
-"""What makes an image suspect: its label, its cue, its focus; strengths, order and words."""
+"""Ranking of suspects: images whose label, cue or focus deserves a review."""

@@ -1,4 +1,4 @@
-"""Images of findings: right for the wrong reason, if the model relies on the cue in them."""
+"""Images with the cue of a finding, and how strongly each one is a suspect for that reason."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 
 from pipeline.storage import arrays
 from pipeline.storage.schema import Row
-
-CONFIRMED = "confirmed"
+from pipeline.storage.values import Verdict
 
 
 @dataclass(frozen=True)
 class Members:
-    """Pairs of image and finding, sorted by image: plan position, number of the finding,
-    reliance (NaN where not tried) and strength (m,); and the rows of the findings.
+    """m pairs of an image and a finding, sorted by image.
+
+    Attributes:
+        index: (m,) positions of the images in the plan.
+        finding: (m,) positions in `findings`.
+        reliance: (m,) in [0, 1], NaN where it was not measured.
+        strength: (m,) in [0, 1], how strongly the image is a suspect.
+        findings: rows of FINDINGS.
     """
 
     index: NDArray[np.int64]
@@ -29,7 +34,7 @@ class Members:
     findings: list[Row]
 
     def strongest(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The strength (n,) of the strongest finding of images, by plan position; 0 for none."""
+        """The largest strength (n,) of images, by position in the plan; 0 without a finding."""
         if not len(self.index):
             return np.zeros(len(index))
         starts = np.flatnonzero(np.diff(self.index, prepend=-1))
@@ -37,28 +42,33 @@ class Members:
         place = np.minimum(np.searchsorted(images, index), len(images) - 1)
         return np.where(images[place] == index, best[place], 0.0)
 
-    def of(self, index: int) -> Iterator[tuple[float, str, str]]:
-        """Strength, reason in words and finding_id of every finding of an image."""
+    def findings_of(self, index: int) -> Iterator[tuple[float, str, str]]:
+        """Yield strength, reason in words and finding_id of every finding of an image."""
         first, end = np.searchsorted(self.index, [index, index + 1])
         for pair in range(first, end):
             finding = self.findings[self.finding[pair]]
             name = f"shortcut of {finding['class_name']} ({finding['kind']})"
-            reason = f"looks at the {finding['verdict']} {name}"
+            reason = f"has the cue of the {finding['verdict']} {name}"
             if not np.isnan(self.reliance[pair]):
-                reason += f"; without it the prediction loses {self.reliance[pair]:.0%}"
+                reason += f"; without the cue the prediction loses {self.reliance[pair]:.0%}"
                 reason += " of its probability"
             yield float(self.strength[pair]), reason, finding["finding_id"]
 
 
-def gathered(members: pa.Table, findings: pa.Table) -> Members:
-    """From the tables of verify (MEMBERS, FINDINGS)."""
+def join_members(members: pa.Table, findings: pa.Table) -> Members:
+    """Join the tables of verify (MEMBERS, FINDINGS).
+
+    The strength is the reliance, or the finding's score where the reliance was not measured; half
+    of it where the finding is not confirmed.
+    """
     rows = findings.to_pylist()
     number = pc.index_in(members["finding_id"], findings["finding_id"].combine_chunks())
     finding = number.to_numpy().astype(np.int64)
     reliance = arrays.numbers(members, "reliance")
     score = arrays.numbers(findings, "score")[finding]
-    doubt = np.array([1.0 if row["verdict"] == CONFIRMED else 0.5 for row in rows])[finding]
-    strength = np.clip(np.where(np.isnan(reliance), score, reliance), 0, 1) * doubt
+    factor = [1.0 if row["verdict"] == Verdict.CONFIRMED else 0.5 for row in rows]
+    strength = np.where(np.isnan(reliance), score, reliance)
+    strength = np.clip(strength, 0, 1) * np.array(factor)[finding]
     index = members["index"].to_numpy()
     order = np.argsort(index, kind="stable")
     return Members(index[order], finding[order], reliance[order], strength[order], rows)

@@ -118,8 +118,8 @@ def candidate_of_association(found: Association, n_tests: int, name: str) -> Row
         name: of the predicted class.
     """
     evidence = (
-        f"{100 * found.share_with:.0f} % of the images with {found.column} = {found.value} are "
-        f"predicted as {name}, but {100 * found.share_without:.0f} % of the images without it, "
+        f"{found.share_with:.0%} of the images with {found.column} = {found.value} are "
+        f"predicted as {name}, but {found.share_without:.0%} of the images without it, "
         f"compared within each label ({found.column} and label: Cramer's V "
         f"{found.confounding:.2f})"
     )

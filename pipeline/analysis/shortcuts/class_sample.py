@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from pipeline.storage import arrays
 from pipeline.storage.run_setup import Setup
-from pipeline.storage.sample import sample_per_class
+from pipeline.storage.sample import EXPLAINED, draw_per_class
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import IMAGE
 
-HAS_HEATMAP = (pc.field("status") == "ok") & (pc.field("heatmap_max") > 0)
-"""Filter of the rows whose image could be read and whose heatmap is not dead (all zero)."""
+HAS_HEATMAP = EXPLAINED & (pc.field("heatmap_max") > 0)
+"""Filter of the explained rows whose heatmap is not dead (all zero)."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,12 @@ def draw_sample(rows: Rows, setup: Setup, per_class: int, seed: int) -> ClassSam
     Args:
         rows: all rows of the run's parts.
         setup: the run's setup, for the grid and the width of the embedding.
-        per_class: most images of one class.
+        per_class: largest number of images of one class.
         seed: seed of the draw.
     """
-    table = rows.to_table(columns=["index", "pred_index"], filter=HAS_HEATMAP)
-    index, classes = table["index"].to_numpy(), table["pred_index"].to_numpy()
-    chosen = sample_per_class(classes, per_class, seed)
+    sample = draw_per_class(rows, per_class, seed, HAS_HEATMAP)
     columns = ["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE]
-    table = rows.at(index[chosen], columns)
+    table = rows.at(sample.index, columns)
     return ClassSample(
         index=table["index"].to_numpy(),
         classes=table["pred_index"].to_numpy().astype(np.int64),

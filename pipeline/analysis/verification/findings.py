@@ -14,7 +14,8 @@ from pipeline.analysis.verification import effects, wording
 from pipeline.analysis.verification.tested_candidate import TestedCandidate
 from pipeline.config import AnalysisConfig
 from pipeline.data.pictures import encode_webp
-from pipeline.storage.schema import FINDINGS, Row, Verdict
+from pipeline.storage.schema import FINDINGS, Row
+from pipeline.storage.values import Verdict
 
 ImageIds = Callable[[list[int]], dict[int, str]]
 """A function from positions in the plan to the image ids at these positions."""
@@ -209,7 +210,7 @@ def describe_false_alarms(found: int, tested: int) -> str:
     bound = 100 * effects.false_finding_bound(found, tested)
     return (
         f"at these settings, expect fewer than {bound:.0f} false findings per 100 classes "
-        f"(95 % bound; halves of classes compared with their other halves gave {found} false "
+        f"(95% bound; halves of classes compared with their other halves gave {found} false "
         f"findings in {tested} comparisons)"
     )
 

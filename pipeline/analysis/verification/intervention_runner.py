@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.analysis.verification.image_batch import ImageBatch
 from pipeline.analysis.verification.interventions import Intervention
-from pipeline.data.source import Picture
+from pipeline.data.source import DecodedImage
 from pipeline.engine import inference
 from pipeline.errors import DataError, one_line
 from pipeline.model.classifier import Classifier
@@ -36,7 +36,7 @@ class InterventionRunner:
     """
 
     classifier: Classifier
-    read: Callable[[int], Picture]
+    read: Callable[[int], DecodedImage]
     method: str
     n_predicted: int = 0
 

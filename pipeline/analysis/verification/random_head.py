@@ -59,7 +59,7 @@ def randomise_head(classifier: Classifier, seed: int) -> Classifier | None:
     standard deviation. None is returned if there are no weights after the target layer.
     """
     module = copy.deepcopy(classifier.module)
-    backbone = precision.trunk(classifier)
+    backbone = precision.backbone_names(classifier)
     parameters = [
         parameter
         for name, part in module.network.named_modules()

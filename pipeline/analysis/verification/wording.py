@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.analysis.verification.tested_candidate import TestedCandidate
-from pipeline.storage.schema import Row, Verdict
+from pipeline.storage.schema import Row
+from pipeline.storage.values import Verdict
 
 NAMES = {
     "background": ("the background", "the background"),
@@ -63,4 +64,4 @@ def summarise(tested: TestedCandidate, verdict: Verdict, q_value: float, n_with_
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{share:.0%}"

@@ -1,4 +1,4 @@
-// Files beside the page that hand over one value each: a page opened from disk may fetch no other.
+// Data files that pass one value each to the page: a page opened from disk cannot fetch other files.
 "use strict";
 
 const camaudit = {
@@ -10,7 +10,7 @@ const camaudit = {
     this.values.set(name, value);
   },
 
-  // The value of data/NAME.js; the file is fetched once.
+  // Load the value of data/NAME.js; the file is loaded once.
   load(name) {
     if (!this.waiting.has(name)) {
       this.waiting.set(
@@ -20,7 +20,7 @@ const camaudit = {
           script.src = `data/${name}.js`;
           script.onload = () => done(this.values.get(name));
           script.onerror = () => {
-            this.waiting.delete(name); // it may be there the next time
+            this.waiting.delete(name); // the next call tries again
             fail(new Error(`data/${name}.js cannot be read`));
           };
           document.head.append(script);

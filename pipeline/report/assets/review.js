@@ -1,4 +1,4 @@
-// What a person decides on suspects: kept in the browser, saved as decisions.csv.
+// The decisions on suspects: kept in the browser, and saved as decisions.csv.
 "use strict";
 
 const review = (() => {
@@ -10,23 +10,23 @@ const review = (() => {
     "image_height", "image_brightness", "decided",
   ];
   const SAME = ["label", "pred", "kind", "finding_id", "image_width", "image_height"];
-  const CONFIDENCE = 0.01; // as the ranking has it, see pipeline/ranking/decisions.py
+  const CONFIDENCE = 0.01; // MAX_CONFIDENCE_CHANGE in pipeline/analysis/ranking/decisions.py
   const key = `camaudit ${gallery.dataset.run}`;
-  let kept = {}; // what was decided in this browser, by image id; mark null: taken back
-  let earlier = []; // rows of the decisions that the ranking was given
+  let kept = {}; // decisions of this browser by image id; mark null: withdrawn
+  let earlier = []; // decisions of the file that the rank stage read
   let stays = true;
 
   try {
     kept = JSON.parse(localStorage.getItem(key)) ?? {};
   } catch {
-    stays = false; // this browser keeps nothing for pages from disk
+    stays = false; // this browser stores nothing for pages from disk
   }
 
   const ready = camaudit.load("decisions").then((rows) => {
     earlier = rows;
   });
 
-  // A decision of this browser holds while the row says what it said then.
+  // A decision of this browser is valid while the row is the same.
   const holds = (decision, entry) =>
     decision &&
     SAME.every((name) => decision[name] === entry[name]) &&
@@ -65,7 +65,7 @@ const review = (() => {
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
-  // Earlier decisions go along, those on images that are no suspects any more as well.
+  // The saved file also holds earlier decisions, including those on images that are no suspects now.
   async function csv() {
     const all = await suspects.everything();
     const rows = new Map(earlier.map((row) => [row.image_id, row]));

@@ -1,4 +1,4 @@
-// The list of suspects: filtered, ordered, shown in pieces as cards or as a table.
+// The list of suspects: filtered, sorted, and shown in pieces as cards or as a table.
 "use strict";
 
 const suspects = (() => {
@@ -15,10 +15,10 @@ const suspects = (() => {
   const { number, drawn, perList, perCards } = Object.fromEntries(
     Object.entries(gallery.dataset).map(([key, value]) => [key, Number(value)]),
   );
-  const all = []; // entries in the order of their ranks, as far as they were fetched
-  let chosen = []; // those that the filter leaves, in the order that was asked for
-  let shown = 0; // how many of them are on the page
-  let turn = 0; // counts what was asked for, so that an answer that comes too late is dropped
+  const all = []; // the entries loaded so far, in the order of their ranks
+  let chosen = []; // the entries that match the filter, sorted
+  let shown = 0; // number of chosen entries on the page
+  let turn = 0; // number of the latest request; the answers to earlier ones are dropped
 
   async function fetchList(upTo) {
     while (all.length < Math.min(upTo, number)) {
@@ -28,7 +28,7 @@ const suspects = (() => {
     }
   }
 
-  // Card and detail of a suspect as HTML, escaped where it was made; null where it was not drawn.
+  // Card and detail of a suspect as HTML, which the report has escaped; null without a picture.
   async function fragment(entry) {
     if (entry.rank > drawn) return null;
     const cards = await camaudit.load(`cards-${Math.floor((entry.rank - 1) / perCards)}`);
@@ -70,7 +70,7 @@ const suspects = (() => {
   const plain = ({ kind, finding, status, text, order, ...rest }) =>
     !(kind || finding || status || text.trim() || rest.class.trim()) && order === "rank";
 
-  // Show what the form asks for, from the top.
+  // Apply the form, and show the list from its beginning.
   async function refresh() {
     const asked = wanted();
     const mine = ++turn;
@@ -117,7 +117,7 @@ const suspects = (() => {
     return node;
   }
 
-  // A suspect of which nothing was drawn.
+  // The card of a suspect without a picture.
   function bare(entry) {
     const node = document.createElement("li");
     node.className = "card";
@@ -170,7 +170,7 @@ const suspects = (() => {
     return node;
   }
 
-  // Which column of the table is the order.
+  // Mark the column by which the table is sorted.
   function mark(order) {
     for (const button of document.querySelectorAll("#listing [data-order]")) {
       const own = button.dataset.order === order.replace("-", "");
@@ -218,7 +218,7 @@ const suspects = (() => {
       shown = gallery.children.length;
       for (const node of gallery.children) decorate(node, all[node.dataset.rank - 1]);
       tell();
-    } else await refresh(); // a reloaded page may come back with a choice made
+    } else await refresh(); // after a reload the browser may have restored a choice
     await follow();
     addEventListener("hashchange", () => follow().catch(camaudit.trouble));
   }
@@ -245,12 +245,12 @@ const suspects = (() => {
     element,
     fragment,
     number,
-    // The suspect so many places from another in what is shown; undefined beyond its ends.
+    // The suspect at a distance from another one in the shown list; undefined beyond its ends.
     beside(entry, steps) {
       return chosen[chosen.indexOf(entry) + steps];
     },
     place: (entry) => [chosen.indexOf(entry) + 1, plain(wanted()) ? number : chosen.length],
-    // What was decided on a suspect has changed.
+    // Update the page after a change of a suspect's decision.
     changed(entry) {
       for (const node of gallery.children) {
         if (Number(node.dataset.rank) === entry.rank) decorate(node, entry);

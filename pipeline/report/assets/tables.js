@@ -1,4 +1,4 @@
-// Sorts tables by the column that is clicked, and copies texts. Without it the pages show everything.
+// Sorts tables by the clicked column, and copies texts. The pages are complete without this script.
 "use strict";
 
 function cellKey(row, column) {
@@ -14,7 +14,7 @@ function compare(a, b) {
 function sortBy(table, header, column) {
   const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
   const rows = [...table.tBodies[0].rows].map((row) => [cellKey(row, column), row]);
-  // What has no value stands last in either order.
+  // Rows without a value come last in either order.
   rows.sort(([a], [b]) =>
     a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b),
   );
@@ -41,7 +41,7 @@ async function copy(button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    // No clipboard for pages from disk in this browser: the text is selected instead.
+    // This browser has no clipboard for pages from disk; the text is selected instead.
     const code = button.parentElement.querySelector("code");
     getSelection().selectAllChildren(code);
     button.textContent = "Selected: press Ctrl+C";

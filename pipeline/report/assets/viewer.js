@@ -1,4 +1,4 @@
-// One suspect, large: its heatmaps, its figures, and what is to be done with it.
+// The large view of one suspect: its heatmaps, its statistics, and the decision.
 "use strict";
 
 const viewer = (() => {
@@ -25,7 +25,7 @@ const viewer = (() => {
     try {
       history.replaceState(null, "", `#suspect-${entry.rank}`);
     } catch {
-      // a page from disk may not have an address of its own
+      // a page from disk may not change its address
     }
   }
 
@@ -37,7 +37,7 @@ const viewer = (() => {
     const id = document.createElement("p");
     id.textContent = wanted.image_id;
     const words = document.createElement("p");
-    words.textContent = `${wanted.reasons} Nothing was drawn of it: report.suspects is smaller.`;
+    words.textContent = `${wanted.reasons} It has no picture: report.suspects is smaller.`;
     node.append(title, id, words);
     return node;
   }
@@ -69,7 +69,7 @@ const viewer = (() => {
     note.value = text ?? "";
   }
 
-  // Pressing the mark that is there takes it back.
+  // Pressing the current mark withdraws the decision.
   function press(mark) {
     const now = review.of(entry).mark;
     review.decide(entry, now === mark ? null : mark, note.value);
@@ -93,7 +93,7 @@ const viewer = (() => {
   dialog.querySelector("#before").addEventListener("click", () => step(-1));
   dialog.querySelector("#after").addEventListener("click", () => step(1));
   dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) dialog.close(); // beside the frame
+    if (event.target === dialog) dialog.close(); // a click outside the frame
   });
   dialog.addEventListener("close", () => {
     try {

@@ -1,4 +1,4 @@
-"""The suspects of a run as the tools take them in which people review images; knows no model."""
+"""Exports of the suspects of a run for tools in which people review images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["FORMATS", "Format", "Review", "open_review"]
 
 
 class Format(NamedTuple):
-    """How a format is written, the usual name of its file (None: it needs none), and what it is.
+    """An export format.
 
-    write takes a Review and a path; what it takes besides has a default.
+    write(review, path) writes it; further arguments have defaults. file is the usual name of its
+    file, None if it needs no file; about describes it.
     """
 
     write: Callable[..., None]

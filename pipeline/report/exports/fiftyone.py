@@ -1,4 +1,4 @@
-"""The suspects as a dataset of FiftyOne, which is imported here alone, and only when asked for."""
+"""Export the suspects as a dataset of FiftyOne, which is imported on use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.report.exports.review import Review
 from pipeline.storage.schema import Row
 
 SIDE = 64
-"""Longer side of a heatmap in cells: FiftyOne smooths it over the image, and keeps all of them."""
+"""Longer side of a heatmap in cells; FiftyOne interpolates it, and stores all heatmaps."""
 BATCH = 256
-"""Rows that are Python lists at a time."""
+"""Number of rows that are Python lists at a time."""
 
 
 def write_fiftyone(
@@ -25,26 +25,27 @@ def write_fiftyone(
     """Import the suspects into a persistent dataset of FiftyOne's database.
 
     A sample has filepath, ground_truth, prediction with confidence, the heatmap of the prediction,
-    embedding, and kind, score, rank, reasons, finding_id and further columns of the suspects; its
-    tag is the kind. An earlier dataset of that name stays until the new one is whole.
+    embedding, and the columns of the suspects; its tag is the kind. An earlier dataset of the same
+    name stays until the new one is complete.
 
     Args:
-        path: the folder that pictures are written to where the dataset has no image files.
-        name: of the dataset; camaudit-<run_id> by default.
-        overwrite: whether an earlier dataset of that name is replaced.
+        review: the suspects.
+        path: the folder for pictures if the dataset has no image files.
+        name: name of the dataset; camaudit-<run_id> by default.
+        overwrite: replace an earlier dataset of the same name.
 
     Raises:
-        ConfigError: FiftyOne or its database are missing, the name is taken or unusable, or
-            there are neither files nor a path to write pictures to.
+        ConfigError: FiftyOne or its database is missing, the name is taken or invalid, or the
+            dataset has no image files and no path is given.
         DataError: as `Review.explained`.
     """
     if review.root is None and path is None:
         raise ConfigError(
-            "FiftyOne shows image files, and this dataset has none; give a folder to write "
-            "pictures to (--to)"
+            "FiftyOne shows image files, and this dataset has none; give a folder for pictures "
+            "(--to)"
         )
     fo, name = _fiftyone(), name or f"camaudit-{review.run_id}"
-    with as_config_error("FiftyOne"):  # whose database may not start
+    with as_config_error("FiftyOne"):  # its database may not start
         earlier = fo.dataset_exists(name)
     if earlier and not overwrite:
         raise ConfigError(f"FiftyOne has a dataset {name!r}; give another --name, or --overwrite")
@@ -93,13 +94,13 @@ def _samples(fo: Any, review: Review, path: Path | None) -> Iterator[Any]:
 
 
 def _file(review: Review, suspect: Row, path: Path | None) -> str:
-    """The image of a suspect; a picture that is there only in the dataset is written to `path`."""
+    """The image file of a suspect; an image that is no file is written into the folder `path`."""
     file = review.file(suspect["image_id"])
     if file is not None:
         return file
     assert path is not None
     written = path.absolute() / f"{suspect['index']:08d}.webp"
-    picture = review.picture(suspect["index"], suspect["image_id"])
+    picture = review.encode(suspect["index"], suspect["image_id"])
     if picture is not None:
         path.mkdir(parents=True, exist_ok=True)
         written.write_bytes(picture)

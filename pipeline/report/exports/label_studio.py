@@ -1,4 +1,4 @@
-"""The suspects as tasks of Label Studio, with the configuration to label them by."""
+"""Export the suspects as tasks of Label Studio, with a labelling configuration."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import ConfigError
-from pipeline.report.exports.review import SEPARATOR, Review, absolute
+from pipeline.report.exports.review import Review, absolute
+from pipeline.storage.arrays import SEPARATOR
 from pipeline.storage.atomic import drafted
 from pipeline.storage.schema import Row
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves files below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
+"""Address at which Label Studio serves files below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
 GIVEN = "given label"
-"""The model version of predictions that hold the label the dataset gives."""
+"""The model version of the predictions that hold the dataset's label."""
 CHOICE, IMAGE = "class", "image"
-MANY = 12
-"""Classes that are shown as buttons; more become a list to search in."""
+MAX_BUTTONS = 12
+"""Largest number of classes that are shown as buttons; more become a searchable list."""
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_label_studio(review: Review, path: Path, document_root: Path | None = None) -> None:
-    """Write one task per suspect as a JSON list, and the labelling configuration beside it as .xml.
+    """Write one task per suspect as a JSON list, and the labelling configuration as .xml beside it.
 
-    Every task holds the model's class as a prediction of the run's name, and the given label as
-    one of GIVEN. Images that are no files are written into the tasks where `review.picture` gives
-    them; else `image` is their id.
+    Every task has two predictions: the model's class, with the run's name as model version, and
+    the dataset's label, with the model version GIVEN. An image that is no file is embedded in its
+    task if `review.encode` returns it; otherwise `image` is its id.
 
     Args:
-        document_root: the folder that Label Studio serves local files from, see `served_from`.
+        review: the suspects.
+        path: the JSON file.
+        document_root: the folder from which Label Studio serves local files, see `served_from`.
 
     Raises:
-        ConfigError: an image that is not below document_root, or a path that ends in .xml itself.
-        OSError: disk full, folder read-only.
+        ConfigError: an image is not below document_root, or the path ends in .xml.
+        OSError: the disk is full, or the folder is read-only.
     """
     root, beside = served_from(review, document_root), path.with_suffix(".xml")
     if beside == path:
-        raise ConfigError(f"{path} is where the labelling configuration goes; give a .json file")
+        raise ConfigError(f"{path} is the file of the labelling configuration; give a .json file")
     with drafted(path, durable=False) as draft, drafted(beside, durable=False) as configuration:
         with draft.open("w", encoding="utf-8") as file:
             file.write("[")
@@ -57,10 +60,10 @@ def write_label_studio(review: Review, path: Path, document_root: Path | None = 
 
 
 def served_from(review: Review, document_root: Path | None = None) -> Path | None:
-    """The folder that URLs of images are relative to; None where images are no files.
+    """The folder to which URLs of images are relative; None if the images are no files.
 
-    It is document_root where given; else the dataset's root, or, if a manifest names files that are
-    elsewhere, the folder that holds them all.
+    It is document_root if given, else the dataset's root, or the common folder of all files if a
+    manifest lists files outside the root.
     """
     files = review.files()
     if review.root is None or files is None:
@@ -84,11 +87,11 @@ def _tasks(review: Review, root: Path | None) -> Iterator[Row]:
 
 
 def _image(review: Review, suspect: Row, root: Path | None) -> str:
-    """What Label Studio loads as the image of a suspect."""
+    """The address from which Label Studio loads the image of a suspect."""
     image_id = str(suspect["image_id"])
     file = review.file(image_id)
     if file is None or root is None:
-        picture = review.picture(suspect["index"], image_id)
+        picture = review.encode(suspect["index"], image_id)
         if picture is None:
             return image_id
         return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
@@ -106,7 +109,7 @@ def _prediction(version: str, name: str, score: float | None) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it: lists as one text, NaN as null, what it does not know as text."""
+    """Convert a value for JSON: a list becomes one text, NaN null, an unknown type text."""
     if isinstance(value, list):
         return SEPARATOR.join(map(str, value))
     if isinstance(value, float) and not math.isfinite(value):
@@ -115,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def _configuration(review: Review) -> str:
-    """The labelling configuration: reasons, image, and every class to choose from."""
+    """The labelling configuration: reasons, image, and a choice of all classes."""
     given = review.suspects["label"].drop_null().unique().to_pylist()
     names = list(dict.fromkeys(map(_xml_text, [*review.setup.class_names, *given])))
     view = ET.Element("View")
@@ -123,7 +126,7 @@ def _configuration(review: Review) -> str:
     ET.SubElement(view, "Header", value=header, size="4")
     ET.SubElement(view, "Text", name="why", value="$reasons")
     ET.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true")
-    layout = "select" if len(names) > MANY else "inline"
+    layout = "select" if len(names) > MAX_BUTTONS else "inline"
     named = {"name": CHOICE, "toName": IMAGE, "choice": "single", "layout": layout}
     choices = ET.SubElement(view, "Choices", named, required="true")
     for name in names:

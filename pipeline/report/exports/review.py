@@ -1,4 +1,4 @@
-"""What every export is made of: the suspects of a run, their rows, the way to their pictures."""
+"""The common input of all exports: the suspects of a run, their rows and their images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.data.pictures import WHOLE, seen_box
 from pipeline.errors import DataError
@@ -20,34 +19,31 @@ from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
 from pipeline.storage.schema import Row
 
-SEPARATOR = "; "
-"""Between the reasons of a suspect, where they are one text."""
-
-Picture = Callable[[int, str], bytes | None]
-"""From plan position and image id to the whole picture, small, as a WebP file; or None."""
+Encode = Callable[[int, str], bytes | None]
+"""Returns an image, by position in the plan and image id, as a small WebP file, or None."""
 
 
-def no_picture(_index: int, _image_id: str) -> None:
-    """The Picture of a caller that has none to give."""
+def encode_none(_index: int, _image_id: str) -> None:
+    """The Encode of a caller that has no images."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """The suspects of a run, to be looked at elsewhere.
+    """The suspects of a run for a review in another tool.
 
-    suspects holds the columns of SUSPECTS and whatever others stand beside them, best first; rows
-    are the parts of the whole run, of which only what is asked for is read.
+    suspects has the columns of SUSPECTS, and may have others; rows are the parts of the whole run,
+    which are read on demand.
     """
 
     run_id: str
     setup: Setup
     suspects: pa.Table
     rows: Rows
-    picture: Picture = no_picture
+    encode: Encode = encode_none
 
     @property
     def root(self) -> Path | None:
-        """The absolute folder that image ids are relative to; None without files on this disk."""
+        """The absolute folder to which image ids are relative; None without local image files."""
         settings = self.setup.settings
         if settings["dataset.kind"] == "image_folder":
             root = paths.to_path(settings["dataset.root"])
@@ -61,9 +57,9 @@ class Review:
         return None if local is None else absolute(local)
 
     def file(self, image_id: str) -> str | None:
-        """Absolute path of an image, there or not; None where images are no files.
+        """Absolute path of an image file, which may not exist; None if the images are no files.
 
-        Bytes that are no UTF-8 stand in it as escapes, as they do in image ids.
+        Bytes that are not valid UTF-8 are escaped, as in image ids.
         """
         root = self.root
         if root is None:
@@ -71,17 +67,17 @@ class Review:
         return str(root / image_id).encode("utf-8", "backslashreplace").decode()
 
     def files(self) -> list[str] | None:
-        """`file` of every suspect; None where images are no files."""
+        """`file` of every suspect; None if the images are no files."""
         paths = [self.file(image_id) for image_id in self.suspects["image_id"].to_pylist()]
         return None if self.root is None else [path for path in paths if path is not None]
 
     def explained(self, names: list[str]) -> pa.Table:
-        """Columns of the parts, one row per suspect in the order of the suspects.
+        """Read columns of the parts, one row per suspect in the order of the suspects.
 
         Parts without a suspect are not opened.
 
         Raises:
-            DataError: where the suspects were not found in these parts.
+            DataError: the suspects are not those of these parts.
         """
         wanted = self.suspects["index"].to_numpy()
         if len(wanted) and wanted.max() // self.rows.shard_size >= len(self.rows.parts):
@@ -95,10 +91,10 @@ class Review:
         return rows.select(names)
 
     def heat(self, row: Row, side: int) -> Heatmap:
-        """The heatmap of a row in the frame of its whole picture (H, W), its longer side `side`.
+        """The heatmap of a row, resized to its whole image, with a longer side of `side` pixels.
 
-        The row has heatmap, image_height and image_width. Where the size is not known, it is taken
-        for that of what the model saw.
+        The row has heatmap, image_height and image_width. If the size is null, the image is taken
+        to be the region that the model sees.
         """
         heatmap = np.array(row["heatmap"], np.float32).reshape(self.setup.grid)
         crop = self.setup.crop
@@ -107,30 +103,21 @@ class Review:
         shape = tuple(max(1, round(length * side / max(size))) for length in size)
         return resize_heatmap(heatmap, shape, box)
 
-    def flat(self) -> pa.Table:
-        """The suspects with lists of texts, such as the reasons, as one text each."""
-        table = self.suspects
-        for place, field in enumerate(table.schema):
-            if pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
-                joined = pc.binary_join(table[field.name], SEPARATOR)
-                table = table.set_column(place, field.name, joined)
-        return table
 
-
-def open_review(run: RunFolder, picture: Picture = no_picture) -> Review:
-    """The suspects of a ranked run.
+def open_review(run: RunFolder, encode: Encode = encode_none) -> Review:
+    """Open the suspects of a ranked run.
 
     Raises:
-        NotFinished: where explain or rank have not run.
-        ConfigError, DataError: as `store.read_plan` and `store.read`.
+        NotFinished: explain or rank has not run.
+        ConfigError, DataError: as `run_folder.read_plan` and `parquet.read`.
     """
     setup = run_folder.read_plan(run, []).setup
     suspects = parquet.read(run.analysis("suspects"))
-    return Review(run.path.resolve().name, setup, suspects, run_folder.rows(run, setup), picture)
+    return Review(run.path.resolve().name, setup, suspects, run_folder.rows(run, setup), encode)
 
 
 def absolute(path: str | Path) -> Path:
-    """A path from the working directory, without `..`; links are not followed."""
+    """The absolute path without `..`; symbolic links are not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 

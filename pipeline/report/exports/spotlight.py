@@ -1,4 +1,4 @@
-"""The suspects as a Parquet file that Renumics Spotlight shows with images and similarity map."""
+"""Export the suspects as a Parquet file for Renumics Spotlight, with images and embeddings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 from pipeline.data import pictures
 from pipeline.report import overlay
 from pipeline.report.exports.review import Review
+from pipeline.storage.arrays import join_texts
 from pipeline.storage.atomic import drafted
 from pipeline.storage.schema import FOCUS, Row
 
 CATEGORIES = ("label", "prediction", "kind", "finding_id")
-"""Columns that Spotlight filters and colours by."""
+"""Columns by which Spotlight filters and colours."""
 SIDE = 160
 """Longer side, in pixels, of the heatmaps."""
 BATCH = 256
-"""Suspects whose pictures are in memory at a time."""
+"""Number of suspects whose pictures are in memory at a time."""
 
 
 def write_spotlight(
@@ -28,18 +29,20 @@ def write_spotlight(
 ) -> None:
     """Write one row per suspect: image, heatmap, embedding, focus statistics and all its columns.
 
-    `image` is the absolute path of a file, or else the picture that `review.picture` gives.
-    `heatmap` is a picture too: laid over the one that `review.picture` gives, else alone, in the
-    frame of the whole image either way; null for a row without one.
+    `image` is the absolute path of the image file, or the WebP file of `review.encode`. `heatmap`
+    is a WebP file: the heatmap over the image of `review.encode`, or alone if there is none; both
+    show the whole image. It is null for a row without a heatmap.
 
     Args:
+        review: the suspects.
+        path: the Parquet file.
         colormap: name of an OpenCV colour map.
-        alpha: opacity of heat over a picture, in [0, 1].
+        alpha: opacity of heat over an image, in [0, 1].
 
     Raises:
-        ConfigError: an unknown colour map.
+        ConfigError: the colour map is unknown.
         DataError: as `Review.explained`.
-        OSError: disk full, folder read-only.
+        OSError: the disk is full, or the folder is read-only.
     """
     overlay.colormap_code(colormap)
     table = _table(review)
@@ -58,8 +61,8 @@ def write_spotlight(
 
 
 def _table(review: Review) -> pa.Table:
-    """All columns but the pictures."""
-    table = review.flat().rename_columns(
+    """All columns except image and heatmap."""
+    table = join_texts(review.suspects).rename_columns(
         ["prediction" if name == "pred" else name for name in review.suspects.column_names]
     )
     for name in CATEGORIES:
@@ -68,7 +71,7 @@ def _table(review: Review) -> pa.Table:
     explained = review.explained(["embedding", *FOCUS])
     for name in FOCUS:
         table = table.append_column(name, explained[name])
-    # float32, as pandas reads no lists of float16
+    # float32, because pandas cannot read lists of float16
     return table.append_column("embedding", explained["embedding"].cast(pa.list_(pa.float32())))
 
 
@@ -78,11 +81,11 @@ def _schema(review: Review, schema: pa.Schema) -> pa.Schema:
 
 
 def _drawn(review: Review, rows: pa.Table, colormap: str, alpha: float) -> dict[str, pa.Array]:
-    """The columns of pictures."""
+    """The columns image and heatmap."""
     images: list[bytes | str | None] = []
     heatmaps: list[bytes | None] = []
     for row in rows.to_pylist():
-        picture = review.picture(row["index"], row["image_id"])
+        picture = review.encode(row["index"], row["image_id"])
         heatmaps.append(_heatmap(review, row, picture, colormap, alpha))
         images.append(review.file(row["image_id"]) or picture)
     kind = pa.binary() if review.root is None else pa.string()
