@@ -24,8 +24,6 @@ from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema
 
 log = logging.getLogger(__name__)
 
-
-"""Filter of the rows whose image could be read."""
 MEANS = ("confidence", *FOCUS)
 """Columns whose means over each class are written."""
 MIN_BATCH_ROWS = 1 << 14
