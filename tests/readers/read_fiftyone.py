@@ -22,10 +22,9 @@ from pipeline.storage.run_folder import RunFolder
 def export(arguments: list[str]) -> int:
     """Exit code of the command."""
     try:
-        main(arguments)
-    except SystemExit as end:
+        return main(arguments)
+    except SystemExit as end:  # argparse exits by itself
         return int(end.code or 0)
-    raise AssertionError("the command did not exit")
 
 
 def export_pictures(run: str, folder: str) -> None:
