@@ -258,7 +258,7 @@ def _pairs(
     drawn_on = {each.class_index for each in form.cues if each.drawing == cue.drawing}
     labels, pairs = audited.labels, []
     for own in range(n_classes):
-        is_rare_without = own not in drawn_on and len(drawn_on) > (n_classes - 1) / 2
+        is_rare_without = own not in drawn_on and 2 * len(drawn_on) >= max(4, n_classes)
         others = (labels != own) & (without != own)
         with_cue = has_cue & (labels == own) & (natural == own)
         elsewhere = has_cue & (labels != own) & (natural != own)
