@@ -81,9 +81,9 @@ def test_every_recipe_is_distinct_and_cues_move_with_the_seed() -> None:
 
 def test_exactly_a_share_of_the_labels_is_wrong() -> None:
     labels = np.arange(1000) % 10
-    given = sets.flipped(labels, 0.08, 0)
+    given = sets.flip_labels(labels, 0.08, 0)
     assert (given != labels).sum() == 80
-    assert np.array_equal(given, sets.flipped(labels, 0.08, 0))
+    assert np.array_equal(given, sets.flip_labels(labels, 0.08, 0))
 
 
 def test_findings_are_judged_by_class_verdict_and_place() -> None:

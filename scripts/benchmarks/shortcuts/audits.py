@@ -16,25 +16,32 @@ STAGES = "[explain,discover,verify,rank]"
 
 def settings(recipe: Recipe, seed: int, made: Path, out: Path, *overrides: str) -> Config:
     """Settings that audit a set that `training.make` made."""
+    return compose_settings(
+        f"dataset.factory={HERE}/sets.py:SavedSet",
+        f"+dataset.factory_args.path={made}/audited.npz",
+        f"+dataset.factory_args.boxed={recipe.boxed}",
+        f"model.factory={HERE}/training.py:build",
+        f"+model.factory_args.network={recipe.network}",
+        f"model.checkpoint={made}/network.pt",
+        "model.preprocess.resize=64",
+        f"stages={STAGES}",
+        f"output_dir={out}",
+        f"run_id={recipe.name}-{seed}",
+        *overrides,
+    )
+
+
+def compose_settings(*overrides: str) -> Config:
+    """Settings that audit a dataset and a model of factories, in the benchmark's preprocessing."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose(
             "config",
             [
                 "dataset=custom",
-                f"dataset.factory={HERE}/sets.py:SavedSet",
-                f"+dataset.factory_args.path={made}/audited.npz",
-                f"+dataset.factory_args.boxed={recipe.boxed}",
                 "model=custom",
-                f"model.factory={HERE}/training.py:build",
-                f"+model.factory_args.network={recipe.network}",
-                f"model.checkpoint={made}/network.pt",
-                "model.preprocess.resize=64",
                 "model.preprocess.mean=[0.5,0.5,0.5]",
                 "model.preprocess.std=[0.25,0.25,0.25]",
                 "loader.num_workers=0",
-                f"stages={STAGES}",
-                f"output_dir={out}",
-                f"run_id={recipe.name}-{seed}",
                 *overrides,
             ],
         )

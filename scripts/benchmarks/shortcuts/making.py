@@ -16,10 +16,11 @@ import torch
 from forms import Cue, Form
 from networks import build
 from scenes import Drawn, Labels, Objects, draw, read_photographs
-from torch import Tensor, nn
+from sets import flip_labels
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from train_demo import load
+from train_demo import load, predict, to_input
 
 from pipeline.demo import data
 
@@ -28,7 +29,6 @@ EPOCHS = {"residual": 4, "vgg": 4, "vit": 14}
 RATES = {"residual": 0.006, "vgg": 0.004, "vit": 0.002}
 REAL = 0.15
 """Share of images that must flip for a pair of a cue and a class to be real."""
-MEAN, STD = 0.5, 0.25
 PHOTO_SIDE = 224
 CUTOUT_CLASSES = (
     "birds", "fish", "insects", "mammals", "fruit", "vegetables", "music", "dishes", "hats",
@@ -131,37 +131,11 @@ def _photographs(seed: int, folder: Path) -> tuple[Objects, Objects]:
     )
 
 
-def normalise(images: data.U8) -> Tensor:
-    """Normalise (n, h, w, 3) uint8 to the networks' input (n, 3, h, w)."""
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return ((scaled - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-
-
-@torch.inference_mode()
-def predict(network: nn.Module, images: data.U8) -> Labels:
-    """Predict the classes (n,) of images (n, h, w, 3) uint8."""
-    return np.concatenate(
-        [
-            network(normalise(images[start : start + BATCH])).argmax(1).numpy()
-            for start in range(0, len(images), BATCH)
-        ]
-    )
-
-
-def flip_labels(labels: Labels, share: float, n_classes: int, seed: int) -> Labels:
-    """Change exactly a share of the labels to another class."""
-    rng = np.random.default_rng((seed, len(labels)))
-    given = labels.copy()
-    chosen = rng.choice(len(given), round(share * len(given)), replace=False)
-    given[chosen] += rng.integers(1, n_classes, len(chosen))
-    return np.asarray(given % n_classes)
-
-
 def _train(form: Form, training: Objects, seed: int, n_classes: int) -> nn.Module:
     torch.manual_seed(seed)
     network = build(form.network, n_classes).to(memory_format=torch.channels_last)
     images = draw(form, training, 1_000 + seed, arm=None if form.trained else False).images
-    labels = flip_labels(training.labels, form.noise, n_classes, 1_000 + seed)
+    labels = flip_labels(training.labels, form.noise, 1_000 + seed, n_classes)
     if form.network == "imagenet":
         return _train_head(network.eval(), images, labels)
     epochs = EPOCHS[form.network]
@@ -175,7 +149,7 @@ def _train(form: Form, training: Objects, seed: int, n_classes: int) -> nn.Modul
         order = torch.randperm(len(labels)).numpy()
         for start in range(0, len(labels) // BATCH * BATCH, BATCH):
             rows = order[start : start + BATCH]
-            loss = F.cross_entropy(network(normalise(images[rows])), torch.from_numpy(labels[rows]))
+            loss = F.cross_entropy(network(to_input(images[rows])), torch.from_numpy(labels[rows]))
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -188,7 +162,7 @@ def _train_head(network: nn.Module, images: data.U8, labels: Labels) -> nn.Modul
     head = network.get_submodule("_fc")
     network._fc = nn.Identity()
     with torch.inference_mode():
-        parts = [network(normalise(images[at : at + 32])) for at in range(0, len(images), 32)]
+        parts = [network(to_input(images[at : at + 32])) for at in range(0, len(images), 32)]
     features, targets = torch.cat(parts).clone(), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(head.parameters(), 0.003, weight_decay=0.02)
     for _ in range(60):
@@ -219,7 +193,7 @@ def _measure(
         cue=drawn.cue,
         flips=(drawn.cue >= 0) & (natural != without),
         natural=natural,
-        given=flip_labels(audited.labels, form.noise, n_classes, seed),
+        given=flip_labels(audited.labels, form.noise, seed, n_classes),
         true=audited.labels,
     )
     accuracy = float((natural == audited.labels).mean())

@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from audits import HERE, compose_settings
 from cues import boxed
 from forms import CONTROL, SEEDS, Form, forms
-from hydra import compose, initialize_config_dir
 from making import make
 from scores import average_precision, centre_inside, iou
 
-from pipeline.config import Config, conf_dir, load
+from pipeline.config import Config
 from pipeline.stages.audit import audit
 
-HERE = Path(__file__).resolve().parent
 STAGES = "[explain,discover,verify]"
 OVERLAP = 0.3
 Outcome = dict[str, Any]
@@ -54,31 +53,21 @@ def settings(form: Form, made: Path, out: Path, overrides: list[str]) -> Config:
     """Settings that audit a made set."""
     side = 224 if form.source == "photographs" else 64
     truth = json.loads((made / "truth.json").read_text(encoding="utf-8"))
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose(
-            "config",
-            [
-                "dataset=custom",
-                f"dataset.factory={HERE}/making.py:SavedForm",
-                f"+dataset.factory_args.path={made}/audited.npz",
-                f"+dataset.factory_args.labelled={form.labelled}",
-                "model=custom",
-                f"model.factory={HERE}/networks.py:build",
-                f"+model.factory_args.network={form.network}",
-                f"+model.factory_args.n_classes={truth['n_classes']}",
-                f"model.checkpoint={made}/network.pt",
-                f"model.preprocess.resize={side}",
-                f"model.preprocess.crop={side}",
-                "model.preprocess.mean=[0.5,0.5,0.5]",
-                "model.preprocess.std=[0.25,0.25,0.25]",
-                "loader.num_workers=0",
-                f"stages={STAGES}",
-                f"output_dir={out}",
-                f"run_id={made.name}",
-                *overrides,
-            ],
-        )
-    return load(composed)
+    return compose_settings(
+        f"dataset.factory={HERE}/making.py:SavedForm",
+        f"+dataset.factory_args.path={made}/audited.npz",
+        f"+dataset.factory_args.labelled={form.labelled}",
+        f"model.factory={HERE}/networks.py:build",
+        f"+model.factory_args.network={form.network}",
+        f"+model.factory_args.n_classes={truth['n_classes']}",
+        f"model.checkpoint={made}/network.pt",
+        f"model.preprocess.resize={side}",
+        f"model.preprocess.crop={side}",
+        f"stages={STAGES}",
+        f"output_dir={out}",
+        f"run_id={made.name}",
+        *overrides,
+    )
 
 
 def outcome(form: Form, seed: int, args: argparse.Namespace) -> Outcome:

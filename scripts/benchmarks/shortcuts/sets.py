@@ -34,7 +34,7 @@ class Recipe:
 
     planted: cues of the audited pictures; trained: whether the network saw them too; noise: share
     of wrong labels among the audited ones, and trained_noise among those trained on; corner: where
-    the objects of class 0 stand, always; network: a key of training.NETWORKS; boxed:
+    the objects of class 0 stand, always; network: a key of networks.NETWORKS; boxed:
     whether the audit is told the boxes of the objects; seen: whether the network was trained on the
     audited pictures themselves, with the labels given to them, until it knew them; stray: share of
     the other classes' audited pictures that have the cue too, which the network never saw; same_as:
@@ -170,13 +170,15 @@ def _cue(
     return None
 
 
-def flipped(labels: Labels, share: float, seed: int) -> Labels:
-    """Labels of which exactly a share is wrong."""
+def flip_labels(
+    labels: Labels, share: float, seed: int, n_classes: int = len(data.CLASSES)
+) -> Labels:
+    """Change exactly a share of the labels to another class."""
     rng = np.random.default_rng((seed, len(labels)))
     given = labels.copy()
     chosen = rng.choice(len(given), round(share * len(given)), replace=False)
-    given[chosen] += rng.integers(1, len(data.CLASSES), len(chosen))
-    return np.asarray(given % len(data.CLASSES))
+    given[chosen] += rng.integers(1, n_classes, len(chosen))
+    return np.asarray(given % n_classes)
 
 
 def garments(source: Any, split: str, per_class: int) -> tuple[data.U8, Labels]:

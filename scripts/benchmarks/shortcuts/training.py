@@ -10,17 +10,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import numpy.typing as npt
 import torch
 from cues import Planted
-from sets import Labels, Recipe, draw, flipped, garments
-from torch import Tensor, nn
+from sets import Labels, Recipe, draw, flip_labels, garments
+from torch import nn
 from torch.nn import functional as F
 from train_demo import predict, to_input
 
 from pipeline.demo import data
-from pipeline.demo.model import DemoNet
 
 PICTURES = 12_000
 """Scenes that a network is trained on, garments of the train split."""
@@ -37,32 +37,9 @@ RELIED = 0.2
 for the network to be said to rely on it."""
 
 
-class VggNet(nn.Module):
-    """Convolutions, pooling and a head that flattens, as VGG's: places matter to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in ((3, 24), (24, 48), (48, 96), (96, 96)):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)] if after != before else []
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.3), nn.Linear(96 * 64, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (n, 10) of (n, 3, 64, 64)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
-
-
-NETWORKS: dict[str, type[nn.Module]] = {"residual": DemoNet, "vgg": VggNet}
-
-
 def build(network: str) -> nn.Module:
     """The network with random weights; what `model.factory` names."""
-    return NETWORKS[network]()
+    return networks.build(network, len(data.CLASSES))
 
 
 def make(recipe: Recipe, seed: int, source: Path, cache: Path) -> Path:
@@ -91,11 +68,11 @@ def _trained(recipe: Recipe, seed: int, source: Path, cache: Path) -> nn.Module:
         return network.eval()
     images, labels = garments(source, "train", PICTURES // len(data.CLASSES))
     scenes = draw(recipe, images, labels, 1_000 + seed).pictures
-    given = flipped(labels, recipe.trained_noise, seed)
+    given = flip_labels(labels, recipe.trained_noise, seed)
     if recipe.seen:
         audited, true = garments(source, "t10k", PER_CLASS)
         scenes = np.concatenate([draw(recipe, audited, true, seed).pictures, scenes])[:PICTURES]
-        given = np.concatenate([flipped(true, recipe.noise, seed), given])[:PICTURES]
+        given = np.concatenate([flip_labels(true, recipe.noise, seed), given])[:PICTURES]
     fit(network, scenes, given, EPOCHS_SEEN if recipe.seen else EPOCHS, 0.006)
     torch.save(network.state_dict(), file)
     return network
@@ -135,7 +112,7 @@ def _audited(
             for again in range(draws)
         ]
     )
-    given = flipped(labels, recipe.noise, seed)
+    given = flip_labels(labels, recipe.noise, seed)
     natural = predict(network, drawn.pictures)
     turns = np.zeros(len(labels), bool)
     pairs = []
