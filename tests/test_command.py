@@ -104,7 +104,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_tables(
     audit(configure(*patient, "output_dir=whole"))
     expected = tables(tmp_path / "whole" / "audit")
     found = tables(folder)
-    assert len(expected) == 15  # plan, 12 parts, classes, candidates
+    assert len(expected) == 16  # plan, 12 parts, classes, candidates, concepts
     assert found.keys() == expected.keys()
     assert all(found[name].equals(expected[name]) for name in expected)
 

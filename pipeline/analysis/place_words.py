@@ -1,4 +1,4 @@
-"""The place of a region or a point of an image in words, such as "bottom right" or "top edge"."""
+"""The place and the kind of a region of an image, such as "bottom right", "top edge", "patch"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ MIN_EDGE_SHARE = 0.75
 """Share of an edge's cells that a region must hold to be named after the edge."""
 MAX_EDGE_CELLS = 1.5
 """Most cells of a region that is named after an edge, as a multiple of the edge's length."""
+MAX_PATCH_AREA = 0.15
+"""Largest share of the image that is called a patch."""
 
 
 def place_of_point(row: float, column: float, shape: tuple[int, int]) -> str:
@@ -50,6 +52,29 @@ def edge_of_cells(cells: NDArray[np.bool_]) -> str:
         if line.mean() >= MIN_EDGE_SHARE and cells.sum() <= MAX_EDGE_CELLS * len(line):
             return name
     return ""
+
+
+def kind_of_cells(cells: NDArray[np.bool_]) -> str:
+    """Classify a region (h, w) as "frame", "edge", "patch" (up to MAX_PATCH_AREA) or "region"."""
+    border = np.ones_like(cells)
+    border[1:-1, 1:-1] = False
+    if cells[border].mean() > 0.5 and cells[~border].sum() < cells[border].sum() / 2:
+        return "frame"
+    if edge_of_cells(cells):
+        return "edge"
+    return "patch" if cells.mean() <= MAX_PATCH_AREA else "region"
+
+
+def bounding_box(cells: NDArray[np.bool_]) -> dict[str, float]:
+    """Box around cells (h, w) as x0, y0, x1, y1, fractions of the image's width and height."""
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    height, width = cells.shape
+    return {
+        "x0": columns[0] / width,
+        "y0": rows[0] / height,
+        "x1": (columns[-1] + 1) / width,
+        "y1": (rows[-1] + 1) / height,
+    }
 
 
 def _third(position: float, cells: int) -> int:

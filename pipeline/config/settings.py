@@ -181,9 +181,9 @@ class AnalysisConfig:
 
     sample_per_class: int = setting(300, AtLeast(1))
     trials: int = setting(120, AtLeast(1))
-    permutations: int = setting(200, AtLeast(1))
+    permutations: int = setting(20, AtLeast(1))
     fdr: float = setting(0.05, Share())
-    min_effect: float = setting(0.1, Share())
+    min_effect: float = setting(0.2, Share())
     max_suspects: int = setting(1000, AtLeast(0))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -167,6 +168,49 @@ def top2_heatmaps(
         result = methods.compute_cam(forward, classifier.input(images), first_two, method)
     energy = result.activations.float().square().sum(dim=1)
     return torch.stack(result.maps, dim=1), result.targets, energy
+
+
+@dataclass(frozen=True)
+class ClassEvidence:
+    """The target layer's output for N images, and what it contributes to the logit of one class.
+
+    Attributes:
+        logits: (N, K) float32.
+        activations: (N, C, h, w) float16.
+        gradients: (N, C, h, w) float16, of the logit of the class minus the mean logit of all other
+            classes. Two classes that share a cue both keep their evidence, which a difference to
+            the second most probable class would cancel.
+    """
+
+    logits: Tensor
+    activations: Tensor
+    gradients: Tensor
+
+    @property
+    def energy(self) -> Tensor:
+        """Sum of the squared activations over the channels (N, h, w)."""
+        return self.activations.float().square().sum(dim=1)
+
+
+def class_evidence(
+    forward: graph.Forward, classifier: Classifier, images: Tensor, class_index: int
+) -> ClassEvidence:
+    """Compute activations and gradients of a class for uint8 images (N, 3, H, W).
+
+    Args:
+        forward: the function that `classifier.cut_graph` yields.
+        classifier: the model, of at least two classes.
+        images: (N, 3, H, W) uint8 on the device.
+        class_index: the class.
+    """
+    logits, activations = forward(classifier.input(images))
+    n_others = logits.shape[1] - 1
+    own = logits[:, class_index]
+    difference = own - (logits.sum(dim=1) - own) / n_others
+    (gradients,) = torch.autograd.grad(difference.sum(), activations)
+    return ClassEvidence(
+        logits.detach().float(), activations.detach().half(), gradients.detach().half()
+    )
 
 
 def probabilities(forward: graph.Forward, classifier: Classifier, images: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from pipeline.storage.schema import Row
 MAX_SHOWN = 20
 """Largest number of findings on the first page; the others have their own pages only."""
 MAX_EXAMPLES = 8
+MAX_REJECTED = 50
+"""Largest number of candidates that are shown although they are not claimed."""
 N_AVERAGED = 32
 """Number of images whose mean is shown for a class."""
 
@@ -51,6 +53,14 @@ class FindingView:
     chart_words: str = ""
     mean: ImageView | None = None
     interventions: Sequence[InterventionView] = ()
+
+    @property
+    def worst_group(self) -> str | None:
+        """The group of images with the lowest accuracy; None where no accuracy is known."""
+        known = [each for each in self.row.get("groups") or [] if each["accuracy"] is not None]
+        if not known:
+            return None
+        return str(min(known, key=lambda each: each["accuracy"])["group"])
 
 
 def list_findings(findings: Sequence[Row], members: pa.Table) -> list[FindingView]:
@@ -124,6 +134,30 @@ def _chart(card: FindingView, images: ReportImages) -> PictureFile | None:
     if card.row["effect"] is None or card.row["control"] is None:
         return None
     return charts.effect(images.folder, f"finding-{Path(card.page).stem}", card.row)
+
+
+def list_rejected(trials: Sequence[Row]) -> list[Row]:
+    """The strongest intervention on each candidate that is not claimed, by falling gain.
+
+    Args:
+        trials: rows of TRIALS.
+
+    Returns:
+        At most MAX_REJECTED rows.
+    """
+    strongest: dict[str, Row] = {}
+    for row in trials:
+        if row["verdict"] is None:
+            known = strongest.setdefault(row["candidate_id"], row)
+            if _gain(row) > _gain(known):
+                strongest[row["candidate_id"]] = row
+    return sorted(strongest.values(), key=lambda row: -_gain(row))[:MAX_REJECTED]
+
+
+def _gain(row: Row) -> float:
+    if row["effect"] is None or row["control"] is None:
+        return -1.0
+    return float(row["effect"] - row["control"])
 
 
 def describe_effect(row: Row) -> str:

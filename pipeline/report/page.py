@@ -39,6 +39,7 @@ def _templates() -> Environment:
         "STATES": STATES,
         "FOCUS": words.FOCUS,
         "VERDICTS": words.VERDICTS,
+        "TITLES": words.VERDICT_TITLES,
     }
     return environment
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analysis.ranking.decisions import IMAGE_COLUMNS
+from pipeline.analysis.shortcuts.groups import MIN_GROUP, MIN_SHARE
 from pipeline.config import Config
 from pipeline.report import changes, classes, findings, overview, suspects
 from pipeline.report.aggregates import FocusSample, Totals
@@ -49,6 +50,7 @@ class ReportTables:
     classes: list[Row]
     decisions: list[Row]
     n_candidates: int
+    trials: list[Row]
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ class Site:
             ),
             n_open=reviewed,
             search=self._describe_search(),
+            limits=self._describe_limits(),
+            rejected=findings.list_rejected(tables.trials),
             n_cards=findings.MAX_SHOWN,
             n_suspects=tables.suspects.num_rows,
             n_drawn=len(shown.suspects),
@@ -272,8 +276,19 @@ class Site:
         limits, n_classes = self.config.analysis, len(self.tables.setup.class_names)
         return (
             f"Up to {limits.sample_per_class:,} images of each of {n_classes:,} classes were "
-            f"compared, and {self.tables.n_candidates:,} candidates were tested by intervention. "
+            f"divided by the concepts of the target layer, and {self.tables.n_candidates:,} "
+            "candidates were tested by intervention: content of an image with the possible cue, "
+            "and of an image of the same class without it, was put into images of other classes. "
             f"The cue of a shortcut must flip {100 * limits.min_effect:g}% more images than its "
-            "control flips, and more than the same intervention flips for other classes, at a "
-            f"false discovery rate of {100 * limits.fdr:g}%."
+            f"control flips, at a false discovery rate of {100 * limits.fdr:g}%."
+        )
+
+    def _describe_limits(self) -> str:
+        """Describe in words which cues the search would have found, and which it cannot find."""
+        limits = self.config.analysis
+        return (
+            f"A cue is found if at least {MIN_SHARE:.0%} of the images of its class have it and at "
+            f"least {MIN_GROUP} sampled images lack it, and if adding it flips "
+            f"{limits.min_effect:.0%} of other images. A cue that all images of a class have, and "
+            "a cue that consists in the absence of something, are not found."
         )

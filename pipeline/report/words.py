@@ -15,7 +15,12 @@ KINDS = {
 }
 """The kinds of suspects, explained in a sentence each."""
 
-VERDICTS = (Verdict.CONFIRMED, Verdict.SUSPECTED)
+VERDICTS = tuple(Verdict)
+VERDICT_TITLES = {
+    Verdict.CONFIRMED: "confirmed shortcut",
+    Verdict.PROPERTY: "reliance on a property of the object",
+    Verdict.SUSPECTED: "suspected shortcut",
+}
 """Verdicts that have a colour of their own."""
 
 MARKS = {

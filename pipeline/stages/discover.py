@@ -1,4 +1,4 @@
-"""The discover stage: statistics and candidate shortcuts of every class, from the tables alone."""
+"""The discover stage: statistics of every class, and candidate shortcuts from its concepts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.shortcuts import candidates, class_sample, metadata
-from pipeline.analysis.shortcuts.class_sample import ClassSample
+from pipeline.analysis.shortcuts.candidates import ClassImages, OtherImages
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.storage import arrays, parquet, run_folder
@@ -20,7 +21,7 @@ from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.sample import EXPLAINED
 from pipeline.storage.scan import Rows
-from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema
+from pipeline.storage.schema import CANDIDATES, FOCUS, Row, classes_schema, concepts_schema
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ MEANS = ("confidence", *FOCUS)
 """Columns whose means over each class are written."""
 MIN_BATCH_ROWS = 1 << 14
 """Fewest rows whose statistics are added up at once."""
-MAX_OTHERS = 3000
-"""Most images of all classes that each class is compared with, to bound the work per class."""
+MAX_OTHERS = 300
+"""Most images of all classes in which the cue of a class is sought, for the group table."""
 
 
 def run(config: Config, _journal: Journal) -> None:
-    """Write classes.parquet and candidates.parquet.
+    """Write classes.parquet, candidates.parquet and concepts.parquet.
 
     Raises:
         NotFinished: if parts are missing.
@@ -42,16 +43,12 @@ def run(config: Config, _journal: Journal) -> None:
     setup = run_folder.read_plan(folder, []).setup
     rows = run_folder.rows(folder, setup)
     parquet.write(class_table(rows, setup), folder.analysis("classes"))
-    sample = class_sample.draw_sample(rows, setup, config.analysis.sample_per_class, config.seed)
-    pool = np.random.default_rng(config.seed).permutation(len(sample.index))[:MAX_OTHERS]
-    found = [
-        candidate
-        for class_index in np.unique(sample.classes)
-        for candidate in _find_candidates(config, setup, sample, pool, int(class_index))
-    ]
+    found, tables = _find_candidates(config, setup, rows)
     found += _metadata_candidates(config, setup, run_folder.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     parquet.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
+    schema = concepts_schema(setup.grid)
+    parquet.write(pa.concat_tables([schema.empty_table(), *tables]), folder.analysis("concepts"))
 
 
 def class_table(rows: Rows, setup: Setup) -> pa.Table:
@@ -142,25 +139,35 @@ def _as_table(
     return pa.Table.from_arrays(filled, schema=schema)
 
 
-def _find_candidates(
-    config: Config,
-    setup: Setup,
-    sample: ClassSample,
-    pool: NDArray[np.int64],
-    class_index: int,
-) -> Iterable[Row]:
-    """Find the candidates of one class, compared with the pool's images of other classes.
-
-    The pool holds positions in the sample. A class of too few images has no candidates.
-    """
-    own = np.flatnonzero(sample.classes == class_index)
-    others = pool[sample.classes[pool] != class_index]
-    if min(len(own), len(others)) < candidates.MIN_IMAGES:
-        return []
-    compared = sample.select(np.concatenate([own, others]))
-    rng = np.random.default_rng((config.seed, class_index))
-    name, permutations = setup.class_names[class_index], config.analysis.permutations
-    return candidates.find_candidates(name, class_index, compared, permutations, rng)
+def _find_candidates(config: Config, setup: Setup, rows: Rows) -> tuple[list[Row], list[pa.Table]]:
+    """Find the candidates of every class that has enough images, class by class."""
+    model = AuditedModel.load(config, setup)
+    sample = class_sample.draw_sample(rows, config.analysis.sample_per_class, config.seed)
+    if model.classifier.n_outputs < 2 or not len(sample.index):
+        return [], []
+    rng = np.random.default_rng(config.seed)
+    compared = sample.select(np.sort(rng.permutation(len(sample.index))[:MAX_OTHERS]))
+    pixels, _ = model.load_images(compared.index)
+    others = OtherImages(compared, model.activations(pixels))
+    found: list[Row] = []
+    tables: list[pa.Table] = []
+    for class_index in np.unique(np.concatenate([sample.predicted, sample.own])).tolist():
+        own = sample.images_of(
+            class_index,
+            config.analysis.sample_per_class,
+            np.random.default_rng((config.seed, class_index)),
+        )
+        if len(own.index) < candidates.MIN_IMAGES:
+            continue
+        pixels, _ = model.load_images(own.index)
+        images = ClassImages(
+            class_index, setup.class_names[class_index], own, model.evidence(pixels, class_index)
+        )
+        for row, table in candidates.find_candidates(images, others, config.seed):
+            found.append(row)
+            tables.append(table)
+    log.info("the search for candidates took the target layer of %d images", model.n_predicted)
+    return found, tables
 
 
 def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[Row]:

@@ -96,7 +96,7 @@ def _tables(folder: RunFolder) -> ReportTables:
         name: parquet.read(folder.analysis(name)).to_pylist()
         if files.is_file(folder.analysis(name))
         else []  # a run of an earlier version has no such table
-        for name in ("interventions", "decisions")
+        for name in ("interventions", "decisions", "trials")
     }
     return ReportTables(
         setup=setup,

@@ -35,10 +35,12 @@ class Stage:
         importlib.import_module(f"pipeline.stages.{self.name}").run(config, journal)
 
 
+VERIFIED = ("findings", "members", "interventions", "trials")
+
 STAGES = (
     Stage("explain", reads=(), writes=(PARTS,)),
-    Stage("discover", reads=(PARTS,), writes=("classes", "candidates")),
-    Stage("verify", reads=(PARTS, "candidates"), writes=("findings", "members", "interventions")),
+    Stage("discover", reads=(PARTS,), writes=("classes", "candidates", "concepts")),
+    Stage("verify", reads=(PARTS, "candidates", "concepts"), writes=VERIFIED),
     Stage("rank", reads=(PARTS, "findings", "members"), writes=("suspects", "decisions")),
     Stage("compare", reads=(PARTS, "classes", "findings", "suspects"), writes=("changes",)),
     Stage("gate", reads=("findings", "suspects"), writes=()),
@@ -51,6 +53,7 @@ STAGES = (
             "findings",
             "members",
             "interventions",
+            "trials",
             "suspects",
             "decisions",
         ),

@@ -1,65 +1,55 @@
 """The verify stage: tests every candidate by interventions on images and the model's predictions.
 
-The sample of each class is split into two halves. With one half, every candidate is screened on a
-few images of other classes. A candidate whose screening gain is large enough is tested with the
-other half of the class and with other recipient images (analysis/verification/intervention_tests),
-so that the test does not repeat the chance that selected the candidate.
+A candidate divides the sampled images of a class into those with and those without a possible cue.
+Content of an image with the cue, and of an image without it, is put into the same image of another
+class in the same way; the gain is the difference of the two flip rates. What all objects of the
+class do, both do. Every intervention is screened with one half of the images, and tested with the
+other half (analysis/verification/candidate_tests).
 
-A candidate is a *suspected* shortcut if the gain of the test (flip rate of adding the cue minus
-that of the control)
-- reaches analysis.min_effect, with a Benjamini-Hochberg q-value over all candidates below
-  analysis.fdr,
-- reaches the decision threshold from the gains of the same intervention for other classes
-  (effects.decision_threshold): parts of objects, and whole small objects, are transplanted too, but
-  for every class,
-- and, by the lower bound of its 95 % confidence interval, reaches the share of the image that is
-  transplanted: a cue is small compared with its effect.
-The shortcut is *confirmed* if the median gain over the recipients' classes reaches half of
-analysis.min_effect, so that the candidate is no mere likeness of two classes. All other candidates
-are dropped. Of several findings about one cue, the one with the most precise region is kept.
+The verdicts are decided in analysis/verification/verdicts: *confirmed* if an intervention that
+leaves the objects out has the effect, *property* if only content of the object has it, *suspected*
+if the effect is limited to recipients of few classes.
 
-Limits: a part of the object that is transplanted whole, and that for this class alone outweighs the
-whole objects of most other classes, looks like a shortcut. Not found are a cue that several classes
-share, a kind of cue in more than a quarter of the classes, a cue that does not outweigh an object,
-and a moving cue where objects are so small that windows hold them whole.
+Limits: not found is a cue that all images of a class have, because no image of the class lacks it.
+A cue on the object cannot be told from a property of the object.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.shortcuts import class_sample
 from pipeline.analysis.shortcuts.candidates import METADATA
 from pipeline.analysis.verification import findings, random_head
-from pipeline.analysis.verification.candidate_tester import CandidateTester
-from pipeline.analysis.verification.intervention_runner import InterventionRunner
-from pipeline.analysis.verification.tested_candidate import (
-    TestedCandidate,
-    set_decision_thresholds,
-)
+from pipeline.analysis.verification.image_pool import SCREENING, ImagePool
+from pipeline.analysis.verification.verdicts import Decision
+from pipeline.analysis.verification.verification import Verification
 from pipeline.config import Config
-from pipeline.data.datasets import open_source
-from pipeline.engine import precision
-from pipeline.model.device import pick_device
 from pipeline.run.state import Journal
 from pipeline.storage import parquet, run_folder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.run_setup import Setup
 from pipeline.storage.scan import Rows
-from pipeline.storage.schema import FINDINGS, INTERVENTIONS, MEMBERS, Row
+from pipeline.storage.schema import FINDINGS, INTERVENTIONS, MEMBERS, TRIALS, Row
 
 log = logging.getLogger(__name__)
 
-SCHEMAS = {"findings": FINDINGS, "members": MEMBERS, "interventions": INTERVENTIONS}
+SCHEMAS = {
+    "findings": FINDINGS,
+    "members": MEMBERS,
+    "interventions": INTERVENTIONS,
+    "trials": TRIALS,
+}
 
 
 def run(config: Config, journal: Journal) -> None:
-    """Write findings.parquet, members.parquet and interventions.parquet.
+    """Write findings, members, interventions and trials.parquet.
 
     Raises:
         ConfigError: if the model is not the one that the explain stage used.
@@ -70,41 +60,58 @@ def run(config: Config, journal: Journal) -> None:
     candidates = parquet.read(folder.analysis("candidates")).to_pylist()
     setup = run_folder.read_plan(folder, []).setup
     images = run_folder.rows(folder, setup)
-    tested = _test_candidates(config, setup, images, candidates, journal)
-    image_ids = partial(_image_ids, images)
-    tables = findings.build_tables(config.analysis, tested, image_ids, setup.class_names)
+    tables: dict[str, list[Row]] = {name: [] for name in SCHEMAS}
+    testable = [row for row in candidates if row["kind"] != METADATA]
+    if testable:
+        concepts = parquet.read(folder.analysis("concepts"))
+        tables |= _verify(config, setup, images, testable, concepts, journal)
     tables["findings"] += findings.findings_of_metadata(candidates)
     for name, schema in SCHEMAS.items():
         parquet.write(pa.Table.from_pylist(tables[name], schema), folder.analysis(name))
 
 
-def _test_candidates(
-    config: Config, setup: Setup, images: Rows, candidates: list[Row], journal: Journal
-) -> list[TestedCandidate]:
-    """Screen every candidate with an intervention, and test those with a gain in the screening."""
-    by_class: dict[int, list[Row]] = {}
-    for row in candidates:
-        if row["kind"] != METADATA:
-            by_class.setdefault(row["class_index"], []).append(row)
-    if not by_class:
-        return []
-    per_class = config.analysis.sample_per_class
-    sample = class_sample.draw_sample(images, setup, per_class, config.seed)
-    runner = _make_runner(config, setup)
-    tester = CandidateTester(runner, sample, config.analysis, config.seed)
-    _check_heatmaps(tester, config.seed, journal)
-    screened = {label: tester.screen(label, rows) for label, rows in by_class.items()}
-    tested = list(itertools.chain.from_iterable(screened.values()))
-    set_decision_thresholds(tested, config.analysis.min_effect)
-    for label, of_class in screened.items():
-        tested += [each for each in tester.test_class(label, of_class) if each not in of_class]
-    _report_reliability(tested, tester, config, journal)
-    return tested
+def _verify(
+    config: Config,
+    setup: Setup,
+    images: Rows,
+    candidates: list[Row],
+    concepts: pa.Table,
+    journal: Journal,
+) -> dict[str, list[Row]]:
+    """Test candidates, and build the rows of all tables."""
+    sample = class_sample.draw_sample(images, config.analysis.sample_per_class, config.seed)
+    model = AuditedModel.load(config, setup)
+    rng = np.random.default_rng(config.seed)
+    pool = ImagePool.draw(model, sample, config.analysis.trials, rng)
+    _check_heatmaps(model, pool, config, journal)
+    verification = Verification(
+        model,
+        pool,
+        config.analysis,
+        setup.grid,
+        partial(_rows_of, concepts),
+        config.seed,
+    )
+    decisions = verification.run(candidates)
+    found = [
+        verification.describe(each, each.verdict) for each in decisions if each.verdict is not None
+    ]
+    _report_reliability(verification, decisions, journal)
+    image_ids = _image_ids(images, findings.named_images(found))
+    return {
+        **findings.build_tables(found, image_ids, setup.class_names),
+        "trials": list(findings.trial_rows(decisions)),
+    }
 
 
-def _check_heatmaps(tester: CandidateTester, seed: int, journal: Journal) -> None:
+def _rows_of(concepts: pa.Table, candidate_id: str) -> pa.Table:
+    return concepts.filter(pc.equal(concepts["candidate_id"], candidate_id))
+
+
+def _check_heatmaps(model: AuditedModel, pool: ImagePool, config: Config, journal: Journal) -> None:
     """Warn if the heatmaps stay nearly the same when the model's head is randomised."""
-    similarity = random_head.heatmap_similarity(tester.runner, tester.pool.screening, seed)
+    pixels = pool.halves[SCREENING].pixels.byte()
+    similarity = random_head.heatmap_similarity(model, pixels, config.cam.method, config.seed)
     journal.verification["map_similarity_random_head"] = similarity
     if similarity is not None and similarity > random_head.MAX_SIMILARITY:
         journal.warn(
@@ -115,13 +122,12 @@ def _check_heatmaps(tester: CandidateTester, seed: int, journal: Journal) -> Non
 
 
 def _report_reliability(
-    tested: list[TestedCandidate], tester: CandidateTester, config: Config, journal: Journal
+    verification: Verification, decisions: list[Decision], journal: Journal
 ) -> None:
     """Log the bound on false findings and the number of predictions; keep both in the journal."""
-    everything = [*tested, *tester.null_candidates]
-    found, comparisons = findings.count_false_alarms(everything, config.analysis)
+    found, comparisons = verification.count_false_alarms()
     reliability = findings.describe_false_alarms(found, comparisons)
-    n_predicted = tester.runner.n_predicted
+    n_predicted = verification.model.n_predicted
     log.info("%s", reliability)
     log.info("the interventions took the model's predictions for %d images", n_predicted)
     journal.verification |= {
@@ -129,6 +135,7 @@ def _report_reliability(
         "pseudo_classes_confirmed": found,
         "false_findings": reliability,
         "pictures_asked": n_predicted,
+        "candidates_tested": len(decisions),
     }
 
 
@@ -136,16 +143,3 @@ def _image_ids(images: Rows, index: list[int]) -> dict[int, str]:
     """Read the image ids at positions in the plan."""
     table = images.at(np.array(index, np.int64), ["index", "image_id"])
     return dict(zip(table["index"].to_pylist(), table["image_id"].to_pylist(), strict=True))
-
-
-def _make_runner(config: Config, setup: Setup) -> InterventionRunner:
-    """Load the model and open the source.
-
-    Raises:
-        ConfigError: if the model is not the one that the explain stage used.
-    """
-    device = pick_device(config.device)
-    classifier = precision.load_audited(config.model, setup.resolved, device, config.seed)
-    source = open_source(config.dataset, config.data.max_pixels)
-    ready = precision.prepare_as_resolved(classifier, setup.resolved)
-    return InterventionRunner(ready, source.read, config.cam.method)

@@ -106,6 +106,18 @@ def part_schema(grid: tuple[int, int], embedding_dim: int) -> pa.Schema:
 REGION = pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])
 
 
+GROUPS = pa.list_(
+    pa.struct(
+        [
+            ("group", pa.string()),
+            ("n_images", pa.int64()),
+            ("accuracy", pa.float32()),
+        ]
+    )
+)
+"""The group table of a cue: images of the class and of other classes, with and without the cue."""
+
+
 CANDIDATES = pa.schema(
     [
         ("candidate_id", pa.string()),
@@ -120,8 +132,38 @@ CANDIDATES = pa.schema(
         ("region", REGION),
         ("cells", pa.list_(pa.list_(pa.bool_()))),
         ("donor_index", pa.list_(pa.int64())),
+        ("without_index", pa.list_(pa.int64())),
+        ("contribution", pa.float32()),
+        ("groups", GROUPS),
     ]
 )
+
+
+def concepts_schema(grid: tuple[int, int]) -> pa.Schema:
+    """Schema of the concepts: one row per candidate and image of its class.
+
+    has_cue is whether the score exceeds the candidate's threshold. contribution is what the
+    candidate's concepts contribute to the logit of the class, margin the logit of the class minus
+    the largest other logit. The maps, in [0, 255] of their own maximum, are null in images that no
+    intervention uses: presence is the strength of the candidate's concepts, evidence their positive
+    contribution, other_evidence that of all other concepts, activity the energy of the layer.
+    """
+    cells = pa.list_(pa.uint8(), grid[0] * grid[1])
+    return pa.schema(
+        [
+            ("candidate_id", pa.string()),
+            ("index", pa.int64()),
+            ("pred_index", pa.int32()),
+            ("has_cue", pa.bool_()),
+            ("score", pa.float32()),
+            ("contribution", pa.float32()),
+            ("margin", pa.float32()),
+            ("presence", cells),
+            ("evidence", cells),
+            ("other_evidence", cells),
+            ("activity", cells),
+        ]
+    )
 
 
 FINDINGS = pa.schema(
@@ -141,8 +183,29 @@ FINDINGS = pa.schema(
         ("q_value", pa.float64()),
         ("example_ids", pa.list_(pa.string())),
         ("summary", pa.string()),
+        ("groups", GROUPS),
     ]
 )
+
+
+TRIALS = pa.schema(
+    [
+        ("candidate_id", pa.string()),
+        ("class_name", pa.string()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("intervention", pa.string()),
+        ("screening_gain", pa.float32()),
+        ("n", pa.int64()),
+        ("effect", pa.float32()),
+        ("control", pa.float32()),
+        ("ci_low", pa.float32()),
+        ("ci_high", pa.float32()),
+        ("p_value", pa.float64()),
+    ]
+)
+"""One row per candidate and intervention, also of candidates that are not claimed; reason says why.
+The columns from n on are null where the screening showed no effect."""
 
 
 MEMBERS = pa.schema(

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.analysis.verification import interventions, segment
-from pipeline.analysis.verification.image_batch import ImageBatch
+from pipeline.analysis.verification import segment
 
 SIZE = 64
 
@@ -68,18 +67,3 @@ def test_without_different_colours_the_likely_pixels_are_returned() -> None:
     found = segment.outline_objects(flat, active(), unannotated)
     assert 0 < found.sum() < SIZE * SIZE
     assert torch.equal(found, segment.outline_objects(flat, active(), unannotated))
-
-
-def test_an_erased_object_is_filled_from_its_surroundings() -> None:
-    image, heat = picture(), active()
-    unannotated = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
-    zero = torch.zeros(1, dtype=torch.int64)
-    outlined = interventions.add_object_masks(
-        ImageBatch(zero, zero, image, heat, heat, heat, unannotated)
-    )
-    erased = interventions.erase_objects(outlined)
-    assert int(erased.pixels[0, 0].max()) < 100  # no orange pixel remains
-    swapped = interventions.outlined_background_transplant().remove(
-        outlined, interventions.erase_objects(outlined)
-    )
-    assert torch.equal(swapped[:, :, 28, 36], image[:, :, 28, 36])

@@ -17,7 +17,6 @@ from scipy import stats
 
 from helpers.setups import resolved
 from pipeline.analysis import place_words
-from pipeline.analysis.shortcuts import clusters, regions
 from pipeline.analysis.verification import effects
 from pipeline.config import Config
 from pipeline.stages import discover
@@ -156,69 +155,26 @@ def test_findings_keep_their_ids_and_repeat_exactly(run: Callable[[str], RunFold
     assert first.equals(again)
 
 
-def maps(rng: np.random.Generator, n: int, spot: tuple[int, int] | None = None) -> Any:
-    """Heat of objects around the centre, and at a spot where one is given: (n, 6, 6)."""
-    heat = rng.random((n, 6, 6)) * 0.01
-    heat[:, 2:4, 2:4] += rng.random((n, 2, 2))
-    if spot:
-        heat[:, spot[0], spot[1]] += 1
-    return regions.heat_shares(heat)
-
-
-def test_a_region_is_found_where_only_one_class_has_heat() -> None:
-    rng = np.random.default_rng(0)
-    found = regions.find_unusual_regions(maps(rng, 50, (0, 5)), maps(rng, 200), 200, rng)
-    assert np.argwhere(found[0].cells).tolist() == [[0, 5]]
-    assert found[0].p_value == pytest.approx(1 / 201)
-
-
-def test_a_cue_of_a_minority_of_the_images_is_found() -> None:
-    rng = np.random.default_rng(0)
-    own = np.concatenate([maps(rng, 8, (5, 0)), maps(rng, 42)])
-    found = regions.find_unusual_regions(own, maps(rng, 200), 200, rng)
-    assert [5, 0] in np.argwhere(found[0].cells).tolist()
-
-
-def test_equal_classes_have_regions_at_the_level_of_the_test() -> None:
-    """Two statistics at 5 % each: at most 10 % of draws may yield a region, up to chance."""
-    alarms, draws = 0, 100
-    for seed in range(draws):
-        rng = np.random.default_rng(seed)
-        alarms += bool(regions.find_unusual_regions(maps(rng, 40), maps(rng, 200), 100, rng))
-    assert stats.binomtest(alarms, draws, 0.10, alternative="greater").pvalue > 0.001
-
-
 def test_kinds_and_places_have_names() -> None:
     ring = np.ones((6, 6), bool)
     ring[1:-1, 1:-1] = False
-    assert regions.kind_of_cells(ring) == "frame"
+    assert place_words.kind_of_cells(ring) == "frame"
     corner = np.zeros((6, 6), bool)
     corner[0, 5] = True
-    assert (regions.kind_of_cells(corner), place_words.place_of_cells(corner)) == (
+    assert (place_words.kind_of_cells(corner), place_words.place_of_cells(corner)) == (
         "patch",
         "top right",
     )
     assert place_words.place_of_cells(np.ones((6, 6), bool)) == "centre"
     bottom = np.zeros((6, 6), bool)
     bottom[-1, 1:] = True
-    assert (regions.kind_of_cells(bottom), place_words.place_of_cells(bottom)) == (
+    assert (place_words.kind_of_cells(bottom), place_words.place_of_cells(bottom)) == (
         "edge",
         "bottom edge",
     )
-    assert regions.bounding_box(corner) == pytest.approx(
+    assert place_words.bounding_box(corner) == pytest.approx(
         {"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6}
     )
-
-
-def test_the_paired_comparison_is_mcnemars_exact_test() -> None:
-    rng = np.random.default_rng(0)
-    flipped = np.array([True] * 9 + [False] * 11)
-    control = np.array([False] * 8 + [True] * 2 + [False] * 10)
-    effect = effects.compare_flips(flipped, control, rng)
-    assert (effect.flip_rate, effect.control_rate) == (0.45, 0.1)
-    assert effect.p_value == pytest.approx(sum(stats.binom.pmf(k, 9, 0.5) for k in (8, 9)))
-    assert effect.ci_low < effect.gain < effect.ci_high
-    assert effects.compare_flips(flipped, flipped, rng).p_value == 1
 
 
 def test_a_cue_flips_most_classes_and_a_likeness_one_class() -> None:
@@ -233,49 +189,12 @@ def test_a_cue_flips_most_classes_and_a_likeness_one_class() -> None:
     assert effects.median_class_gain(many < 40, many < 0, many) == 0
 
 
-def test_the_decision_threshold_comes_from_other_classes_but_not_from_one_outlier() -> None:
-    ordinary = np.array([0.0, 0.02, 0.04, 0.04, 0.04, 0.1])
-    assert effects.decision_threshold(np.zeros(9), 0.1) == pytest.approx(0.1)
-    assert effects.decision_threshold(ordinary, 0.1) == pytest.approx(0.18)
-    ordinary[-1] = 0.9
-    assert effects.decision_threshold(ordinary, 0.1) == pytest.approx(0.18)
-    assert effects.decision_threshold(np.zeros(0), 0.1) == pytest.approx(0.1)
-    assert effects.decision_threshold(np.full(5, -0.3), 0.1) == pytest.approx(0.1)
-
-
-def test_the_separating_threshold_separates_a_mixture_from_the_null() -> None:
-    rng = np.random.default_rng(0)
-    null = rng.normal(0, 0.01, 400)
-    own = np.concatenate([rng.normal(0, 0.01, 210), rng.normal(0.5, 0.1, 90)])
-    assert (own > effects.separating_threshold(own, null)).sum() == pytest.approx(90, abs=2)
-    # If nearly all images have the cue, a small value is more likely from one with the cue.
-    most = np.concatenate([rng.normal(0, 0.01, 30), rng.normal(0.02, 0.005, 270)])
-    assert (most > effects.separating_threshold(most, null)).sum() > 250
-    # If no image has the cue, hardly any value is above the threshold.
-    assert (null[:200] > effects.separating_threshold(null[:200], null[200:])).mean() < 0.1
-
-
 def test_the_bound_on_false_findings_is_clopper_and_pearsons() -> None:
     most = effects.false_finding_bound(0, 20)
     assert (1 - most) ** 20 == pytest.approx(0.05)
     most = effects.false_finding_bound(2, 50)
     assert stats.binom.cdf(2, 50, most) == pytest.approx(0.05)
     assert effects.false_finding_bound(3, 3) == 1
-
-
-def test_a_minority_with_other_evidence_is_a_group() -> None:
-    rng = np.random.default_rng(0)
-    look = rng.normal(size=(100, 16))
-    look[:15] = 4 * np.eye(16)[0] + 0.1 * rng.normal(size=(15, 16))
-    look /= np.linalg.norm(look, axis=1, keepdims=True)
-    groups = clusters.find_minority_groups(look, maps(rng, 100), 2)
-    assert any(set(range(15)) <= set(group.tolist()) and len(group) < 25 for group in groups)
-
-
-def test_identical_images_form_no_groups() -> None:
-    same = np.ones((50, 8)) / 8**0.5
-    assert clusters.find_minority_groups(same, np.full((50, 4, 4), 1 / 16), 2) == []
-    assert clusters.find_minority_groups(same[:9], np.full((9, 4, 4), 1 / 16), 2) == []
 
 
 @pytest.mark.parametrize("many", [1, 10, 1 << 14])

@@ -77,7 +77,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_settings(output: Path, *overrides: str) -> Config:
     """Settings of an audit of the demo on a small sample, run_id=now."""
     wanted = ["dataset=demo", "model=demo", f"output_dir={output}", "run_id=now", *overrides]
-    quick = ["analysis.sample_per_class=40", "analysis.trials=20"]
+    quick = ["analysis.sample_per_class=100", "analysis.trials=40", "analysis.permutations=4"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = load(compose("config", [*quick, *wanted]))
     config.folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,8 @@
-"""Candidates: cues that a class may rely on, each with the intervention that will test it.
+"""Candidates: possible cues of a class, each as two groups of its images and as concepts.
 
-Three kinds of candidates come from a class's own tables: regions outside the usual place with more
-heat than a random draw of images has, statistics inside such regions, and minority groups of its
-images. Every class also has the same general candidates (background, edges, moving windows, colour,
-lighting, texture, sharpness), because heatmaps cannot localise these cues; a statistic measures how
-far the class differs from others. Candidates need not be precise: verification decides.
+A candidate says which of the sampled images of a class have the possible cue, where in these images
+its concepts are strong, and what they contribute to the prediction. It need not be right:
+verification decides.
 """
 
 from __future__ import annotations
@@ -12,101 +10,96 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats
+from torch import Tensor
 
-from pipeline.analysis import place_words
-from pipeline.analysis.shortcuts import clusters, regions
+from pipeline.analysis.shortcuts import groups
 from pipeline.analysis.shortcuts.class_sample import ClassSample
+from pipeline.analysis.shortcuts.concepts import ConceptMaps, Concepts, Floats
+from pipeline.analysis.shortcuts.groups import Bools, Division
 from pipeline.analysis.shortcuts.metadata import Association
-from pipeline.analysis.shortcuts.regions import Cells, Floats
-from pipeline.storage.schema import CANDIDATES, IMAGE, Row
+from pipeline.engine.inference import ClassEvidence
+from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
 
-BACKGROUND = "background"
-"""Name and kind of the intervention on everything but the objects."""
+CONCEPT = "concept"
+"""Kind of a candidate that comes from the concepts of the target layer."""
 METADATA = "metadata"
 """Kind of a candidate that comes from a metadata column; no intervention tests it."""
-REGION = "hot region"
-"""Name of the intervention on a region in which the class has unusual heat."""
-GENERAL_KINDS = {
-    BACKGROUND: BACKGROUND,
-    "moving": "moving",
-    "moving, small": "moving",
-    "in place, small": "moving",
-    "colour": "colour",
-    "lighting": "lighting",
-    "texture": "texture",
-    "sharpness": "sharpness",
-}
-"""Names and kinds of the interventions that need no region; every class has a candidate of each.
-A test asserts that these are the names and kinds of verification.interventions.GENERAL."""
-LOCAL_KINDS = {"texture in place": "texture", "sharpness in place": "sharpness"}
-"""Names and kinds of the interventions on a statistic inside an unusual region."""
-GROUP_INTERVENTIONS = ("moving", BACKGROUND)
-"""Names of the interventions on a minority group of a class's images."""
-BOXED_KINDS = ("patch", "region")
-"""Kinds of candidates whose place is a box in the image."""
-STATISTICS_OF_KIND = {
-    "colour": [i for i, name in enumerate(IMAGE) if "mean" in name or "std" in name],
-    "lighting": [IMAGE.index("image_brightness"), IMAGE.index("image_contrast")],
-    "texture": [IMAGE.index("image_sharpness")],
-    "sharpness": [IMAGE.index("image_sharpness")],
-    "edge": [i for i, name in enumerate(IMAGE) if "border" in name],
-}
-"""Positions in IMAGE of the statistics that differ where a class has a cue of the kind."""
+MIN_IMAGES = 16
+"""Fewest images that are labelled or predicted as a class; a smaller class has no candidates."""
+MAX_WITHOUT = 64
+"""Most images without the cue whose maps are kept for interventions."""
 
-MIN_IMAGES = 8
-"""Fewest sampled images of a class; in a smaller class no difference could be significant."""
-CUE_QUANTILE = 0.95
-"""An image has the cue of a region if its heat there exceeds this quantile of other classes'."""
-MAX_REGIONS = 3
-"""Most unusual regions of a class."""
-MAX_GROUPS = 2
-"""Most minority groups of a class."""
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Sampled images that are labelled or predicted as a class.
+
+    Attributes:
+        class_index, name: the class.
+        sample: the images.
+        evidence: of the target layer for the class, in these images.
+    """
+
+    class_index: int
+    name: str
+    sample: ClassSample
+    evidence: ClassEvidence
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """Sampled images of all classes, and their activations (n, C, h, w)."""
+
+    sample: ClassSample
+    activations: Tensor
 
 
 def find_candidates(
-    name: str, class_index: int, sample: ClassSample, permutations: int, rng: np.random.Generator
-) -> Iterator[Row]:
-    """Find all candidates of a class.
+    images: ClassImages, others: OtherImages, seed: int
+) -> Iterator[tuple[Row, pa.Table]]:
+    """Find the candidates of a class.
 
     Args:
-        name, class_index: the class.
-        sample: images of the class and images of other classes to compare with; at least one each.
-        permutations: draws of the permutation test of regions.
-        rng: random generator of these draws.
+        images: images of the class.
+        others: images of all classes; those of this class are left out.
+        seed: seed of the concepts and of the choice of source images.
 
     Yields:
-        Rows of CANDIDATES: the class-specific ones first, then the general ones.
+        A row of CANDIDATES, and the rows of concepts_schema of its images.
     """
-    own = sample.classes == class_index
-    heat = regions.heat_shares(sample.heatmaps)
-    yield from find_specific_candidates(name, class_index, sample, permutations, rng)
-    for row in _general_candidates(sample, heat, own):
-        yield _complete_row(name, class_index, row)
-
-
-def find_specific_candidates(
-    name: str, class_index: int, sample: ClassSample, permutations: int, rng: np.random.Generator
-) -> Iterator[Row]:
-    """Find the candidates that the class's heatmaps and embeddings suggest.
-
-    The arguments are those of `find_candidates`. A class without unusual regions and without
-    minority groups has no class-specific candidate.
-    """
-    own = sample.classes == class_index
-    heat = regions.heat_shares(sample.heatmaps)
-    found = regions.find_unusual_regions(heat[own], heat[~own], permutations, rng)
-    rows = [_region_candidate(region, heat, own, sample) for region in found[:MAX_REGIONS]]
-    rows += [
-        {**row, "probe": intervention, "kind": kind}
-        for row in rows
-        for intervention, kind in LOCAL_KINDS.items()
-    ]
-    for row in rows + _group_candidates(sample, heat, own):
-        yield _complete_row(name, class_index, row)
+    concepts = Concepts.fit(images.evidence.activations, seed)
+    maps = concepts.maps(images.evidence.activations, images.evidence.gradients)
+    outside = (others.sample.own != images.class_index) & (
+        others.sample.predicted != images.class_index
+    )
+    other = others.sample.select(outside)
+    other_features = groups.summarise(concepts.strength(others.activations[outside.tolist()]))
+    of_class = images.sample.own == images.class_index
+    divisions = groups.find_divisions(maps, of_class, other_features)
+    rng = np.random.default_rng((seed, images.class_index))
+    for number, division in enumerate(divisions, start=1):
+        has_cue = division.score > division.threshold
+        elsewhere = other_features @ division.direction > division.threshold
+        row = {
+            "class_index": images.class_index,
+            "class_name": images.name,
+            "kind": CONCEPT,
+            "probe": CONCEPT,
+            "place": f"group {number}",
+            "raised_by": "concepts that divide the images of the class",
+            "statistic": division.separation,
+            "contribution": division.contribution,
+            "donor_index": images.sample.index[division.with_cue].tolist(),
+            "without_index": images.sample.index[division.without_cue].tolist(),
+            "groups": _group_table(images.sample, of_class, has_cue, other, elsewhere),
+        }
+        complete = {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
+        yield complete, _concept_rows(complete["candidate_id"], images, maps, division, rng)
 
 
 def candidate_of_association(found: Association, n_tests: int, name: str) -> Row:
@@ -137,98 +130,75 @@ def candidate_of_association(found: Association, n_tests: int, name: str) -> Row
 
 
 def candidate_id(candidate: Row) -> str:
-    """Make an id that is the same in every run, from the class, the kind and the rough place."""
+    """Make an id that is the same in every run, from the class, the kind and the place."""
     digest = hashlib.sha256(candidate["class_name"].encode()).hexdigest()[:8]
-    where = candidate["place"] or candidate["probe"]
+    where = candidate["place"] or "moving"
     return re.sub(r"\W+", "-", f"{candidate['kind']} {where} {digest}")
 
 
-def place_columns(cells: Cells, intervention: str) -> Row:
-    """Columns of CANDIDATES for a region.
+def _group_table(
+    sample: ClassSample, of_class: Bools, has_cue: Bools, other: ClassSample, elsewhere: Bools
+) -> list[Row]:
+    """Sizes and accuracies of four groups: of the class or not, with or without the cue.
 
-    Args:
-        cells: (h, w), the region.
-        intervention: name of the intervention on the region.
-
-    Returns:
-        The columns kind, place, probe, region and cells.
+    The accuracy is null for an empty group, and where images have no labels.
     """
-    kind, place = regions.kind_of_cells(cells), place_words.place_of_cells(cells)
-    named = {"kind": kind, "place": place, "probe": intervention}
-    return {**named, "region": regions.bounding_box(cells), "cells": cells.tolist()}
-
-
-def _complete_row(name: str, class_index: int, row: Row) -> Row:
-    shared = {"class_index": class_index, "class_name": name}
-    complete = {**dict.fromkeys(CANDIDATES.names), **shared, **row}
-    return {**complete, "candidate_id": candidate_id(complete)}
-
-
-def _region_candidate(
-    region: regions.Region, heat: Floats, own: NDArray[np.bool_], sample: ClassSample
-) -> Row:
-    share = regions.heat_inside(heat, region.cells)
-    with_cue = own & (share > np.quantile(share[~own], CUE_QUANTILE))
-    return {
-        **place_columns(region.cells, REGION),
-        "raised_by": region.statistic,
-        "statistic": region.z,
-        "p_value": region.p_value,
-        "donor_index": sample.index[with_cue].tolist(),
+    right, other_right = sample.predicted == sample.given, other.predicted == other.given
+    groups_of = {
+        "class, with the cue": right[of_class & has_cue],
+        "class, without the cue": right[of_class & ~has_cue],
+        "other classes, with the cue": other_right[elsewhere],
+        "other classes, without the cue": other_right[~elsewhere],
     }
-
-
-def _group_candidates(sample: ClassSample, heat: Floats, own: NDArray[np.bool_]) -> list[Row]:
-    rows = np.flatnonzero(own)
-    groups = clusters.find_minority_groups(sample.embeddings[rows], heat[rows], MAX_GROUPS)
+    labelled = bool((sample.given >= 0).any())
     return [
         {
-            "kind": intervention,
-            "place": f"group {number}",
-            "probe": intervention,
-            "raised_by": "a group of its images",
-            "statistic": len(group) / len(rows),
-            "donor_index": sample.index[rows[group]].tolist(),
+            "group": name,
+            "n_images": len(hits),
+            "accuracy": float(hits.mean()) if len(hits) and labelled else None,
         }
-        for number, group in enumerate(groups, start=1)
-        for intervention in GROUP_INTERVENTIONS
+        for name, hits in groups_of.items()
     ]
 
 
-def _general_candidates(sample: ClassSample, heat: Floats, own: NDArray[np.bool_]) -> Iterator[Row]:
-    unusual = ~regions.usual_cells(heat[~own])
-    for name, cells in regions.edge_cells().items():
-        yield {**place_columns(cells, name), **_difference_of_statistics(sample, own, "edge")}
-    for name, kind in GENERAL_KINDS.items():
-        if kind in STATISTICS_OF_KIND:
-            difference = _difference_of_statistics(sample, own, kind)
-        else:
-            share = regions.heat_inside(heat, unusual)
-            difference = {
-                "raised_by": "heat off the usual place",
-                **_separation(share[:, None], own),
-            }
-        yield {"kind": kind, "probe": name, **difference}
-
-
-def _difference_of_statistics(sample: ClassSample, own: NDArray[np.bool_], kind: str) -> Row:
-    separation = _separation(sample.statistics[:, STATISTICS_OF_KIND[kind]], own)
-    return {"raised_by": f"{kind} statistics of the pictures", **separation}
-
-
-def _separation(columns: Floats, own: NDArray[np.bool_]) -> dict[str, float]:
-    """How well the best of k columns (n, k) separates the class (n,) from other classes.
-
-    The statistic is |2 AUC - 1| in [0, 1]; the p-value is that of the Mann-Whitney test, corrected
-    for the number of columns (Bonferroni).
-    """
-    tests = [
-        stats.mannwhitneyu(column[own], column[~own])
-        for column in np.nan_to_num(columns.astype(np.float64)).T
-    ]
-    pairs = own.sum() * (~own).sum()
-    best = min(tests, key=lambda test: float(test.pvalue))
-    return {
-        "statistic": abs(2 * float(best.statistic) / pairs - 1),
-        "p_value": min(1.0, float(best.pvalue) * len(tests)),
+def _concept_rows(
+    identifier: str,
+    images: ClassImages,
+    maps: ConceptMaps,
+    division: Division,
+    rng: np.random.Generator,
+) -> pa.Table:
+    """Rows of concepts_schema for all images of a class."""
+    sample, logits = images.sample, images.evidence.logits.cpu().numpy().copy()
+    own = logits[:, images.class_index].copy()
+    logits[:, images.class_index] = -np.inf
+    positive = np.maximum(maps.contribution, 0)
+    has_cue = division.score > division.threshold
+    shown = has_cue & (sample.predicted == images.class_index)
+    shown[rng.permutation(np.flatnonzero(division.without_cue))[:MAX_WITHOUT]] = True
+    columns = {
+        "candidate_id": [identifier] * len(shown),
+        "index": sample.index,
+        "pred_index": sample.predicted,
+        "has_cue": has_cue,
+        "score": division.score.astype(np.float32),
+        "contribution": (maps.contribution @ division.weights).sum(axis=(1, 2)),
+        "margin": own - logits.max(axis=1),
+        "presence": _quantise(maps.strength @ division.weights, shown),
+        "evidence": _quantise(positive @ division.weights, shown),
+        "other_evidence": _quantise(positive @ (1 - division.weights), shown),
+        "activity": _quantise(images.evidence.energy.cpu().numpy(), shown),
     }
+    schema = concepts_schema(maps.strength.shape[1:3])
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema],
+        schema=schema,
+    )
+
+
+def _quantise(maps: Floats, shown: NDArray[np.bool_]) -> list[NDArray[np.uint8] | None]:
+    """Maps (n, h, w) as lists of bytes in fractions of each maximum; None where not shown."""
+    flat = maps.reshape(len(maps), -1)
+    peak = np.maximum(flat.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    rounded = np.rint(255 * np.clip(flat / peak, 0, 1)).astype(np.uint8)
+    return [row if keep else None for row, keep in zip(rounded, shown, strict=True)]

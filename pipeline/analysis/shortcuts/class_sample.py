@@ -2,65 +2,63 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.storage import arrays
-from pipeline.storage.run_setup import Setup
-from pipeline.storage.sample import EXPLAINED, draw_per_class
+from pipeline.storage.arrays import NO_CLASS
+from pipeline.storage.sample import draw_per_class
 from pipeline.storage.scan import Rows
-from pipeline.storage.schema import IMAGE
 
-HAS_HEATMAP = EXPLAINED & (pc.field("heatmap_max") > 0)
-"""Filter of the explained rows whose heatmap is not dead (all zero)."""
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ClassSample:
-    """n sampled images, none with a dead heatmap.
+    """n sampled images.
 
     Attributes:
         index: (n,) positions in the plan, ascending.
-        classes: (n,) predicted class indices.
+        predicted: (n,) predicted class indices.
+        given: (n,) class indices of the labels, NO_CLASS without a label.
         confidence: (n,) probabilities of the predicted class.
-        heatmaps: (n, h, w) in [0, 1], on the target layer's grid.
-        embeddings: (n, d), of unit length.
-        statistics: (n, len(IMAGE)), the image_* columns in the order of IMAGE.
     """
 
-    index: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    index: Ints
+    predicted: Ints
+    given: Ints
     confidence: NDArray[np.float32]
-    heatmaps: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
-    statistics: NDArray[np.float32]
 
-    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> ClassSample:
+    @property
+    def own(self) -> Ints:
+        """Class (n,) that each image counts as: its label, or its prediction without a label."""
+        return np.where(self.given == NO_CLASS, self.predicted, self.given)
+
+    def select(self, rows: Ints | NDArray[np.bool_]) -> ClassSample:
         """Return some of the images, by their positions in the sample or by a mask (n,)."""
         return ClassSample(*(values[rows] for values in vars(self).values()))
 
+    def images_of(self, class_index: int, n_images: int, rng: np.random.Generator) -> ClassSample:
+        """Draw up to `n_images` of the images that are labelled or predicted as a class."""
+        related = np.flatnonzero((self.own == class_index) | (self.predicted == class_index))
+        return self.select(np.sort(rng.permutation(related)[:n_images]))
 
-def draw_sample(rows: Rows, setup: Setup, per_class: int, seed: int) -> ClassSample:
+
+def draw_sample(rows: Rows, per_class: int, seed: int) -> ClassSample:
     """Draw up to `per_class` images of each predicted class; the same seed draws the same images.
 
     Args:
         rows: all rows of the run's parts.
-        setup: the run's setup, for the grid and the width of the embedding.
         per_class: largest number of images of one class.
         seed: seed of the draw.
     """
-    sample = draw_per_class(rows, per_class, seed, HAS_HEATMAP)
-    columns = ["index", "pred_index", "confidence", "heatmap", "embedding", *IMAGE]
-    table = rows.at(sample.index, columns)
+    sample = draw_per_class(rows, per_class, seed)
+    table = rows.at(sample.index, ["index", "pred_index", "label_index", "confidence"])
     return ClassSample(
         index=table["index"].to_numpy(),
-        classes=table["pred_index"].to_numpy().astype(np.int64),
+        predicted=arrays.classes(table, "pred_index"),
+        given=arrays.classes(table, "label_index"),
         confidence=table["confidence"].to_numpy(),
-        heatmaps=arrays.vectors(table, "heatmap", math.prod(setup.grid)).reshape(-1, *setup.grid),
-        embeddings=arrays.vectors(table, "embedding", setup.embedding_dim),
-        statistics=np.stack([table[name].to_numpy() for name in IMAGE], axis=1),
     )

@@ -11,26 +11,35 @@ from scipy import stats
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+N_DRAWS = 1000
+"""Draws of the bootstrap."""
 MAX_CLASS_GROUPS = 10
 """Most groups of recipient classes over which the median gain is taken."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Flip rates of an intervention and of its control on the same images.
+    """Flip rates of an intervention and of its control on the same recipients.
 
     Attributes:
-        flip_rate: share of the images whose prediction flips under the intervention, in [0, 1].
-        control_rate: share of the images whose prediction flips under the control, in [0, 1].
+        n: number of recipients.
+        flip_rate: share of the recipients that flip with the cue's content, in [0, 1].
+        control_rate: share of the recipients that flip with the control's content, in [0, 1].
         ci_low, ci_high: 95 % bootstrap confidence interval of the gain.
         p_value: McNemar's test, exact and one-sided, of the pairs in which only one flipped.
+        median_gain: median over the recipients' classes of the gain in each class, in [-1, 1].
+        sharing: indices of other classes to which the cue flips recipients, too; flips to them
+            count.
     """
 
+    n: int
     flip_rate: float
     control_rate: float
     ci_low: float
     ci_high: float
     p_value: float
+    median_gain: float
+    sharing: tuple[int, ...] = ()
 
     @property
     def gain(self) -> float:
@@ -38,20 +47,26 @@ class Effect:
         return self.flip_rate - self.control_rate
 
 
-NO_EFFECT = Effect(0.0, 0.0, 0.0, 0.0, 1.0)
-"""Effect of an intervention that was not run."""
-
-
 def compare_flips(
-    flipped: Bools, control: Bools, rng: np.random.Generator, draws: int = 1000
+    flipped: Bools,
+    control: Bools,
+    with_cue: Ints,
+    without_cue: Ints,
+    classes: Ints,
+    rng: np.random.Generator,
+    sharing: tuple[int, ...] = (),
 ) -> Effect:
-    """Compare an intervention with its control on the same images.
+    """Compare an intervention with its control on the same recipients.
+
+    The bootstrap draws source images, not recipients, because images of one source are no
+    independent observations of the cue: with few images without the cue the interval is wide.
 
     Args:
-        flipped: (n,), whether each image flipped under the intervention.
-        control: (n,), whether it flipped under the control.
+        flipped, control: (n,), whether each recipient flipped.
+        with_cue, without_cue: (n,) numbers of the source images, from 0.
+        classes: (n,) class indices of the recipients.
         rng: random generator of the bootstrap.
-        draws: number of bootstrap samples.
+        sharing: other classes that share the cue, for the result.
     """
     only_flipped, only_control = int((flipped & ~control).sum()), int((control & ~flipped).sum())
     discordant = only_flipped + only_control
@@ -60,11 +75,27 @@ def compare_flips(
         if discordant
         else 1.0
     )
-    differences = flipped.astype(float) - control.astype(float)
-    means = differences[rng.integers(len(flipped), size=(draws, len(flipped)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    rates = float(flipped.mean()), float(control.mean())
-    return Effect(*rates, float(low), float(high), float(p_value))
+    gains = _bootstrap(flipped, with_cue, rng) - _bootstrap(control, without_cue, rng)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return Effect(
+        len(flipped),
+        float(flipped.mean()),
+        float(control.mean()),
+        float(low),
+        float(high),
+        float(p_value),
+        median_class_gain(flipped, control, classes),
+        sharing,
+    )
+
+
+def _bootstrap(hits: Bools, sources: Ints, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Mean of hits (n,) in N_DRAWS draws, with replacement, of the images that they come from."""
+    _, number = np.unique(sources, return_inverse=True)
+    n_sources = int(number.max()) + 1
+    draws = rng.multinomial(n_sources, np.full(n_sources, 1 / n_sources), size=N_DRAWS)
+    weights = draws[:, number]
+    return np.asarray((weights @ hits) / np.maximum(weights.sum(axis=1), 1))
 
 
 def median_class_gain(flipped: Bools, control: Bools, classes: Ints) -> float:
@@ -87,45 +118,6 @@ def median_class_gain(flipped: Bools, control: Bools, classes: Ints) -> float:
     inside = [np.isin(classes, group) for group in groups]
     gains = [flipped[rows].mean() - control[rows].mean() for rows in inside]
     return float(np.median(gains)) if gains else 0.0
-
-
-def separating_threshold(own: NDArray[np.floating], null: NDArray[np.floating]) -> float:
-    """Find the threshold that separates the values with a cue from those of the null distribution.
-
-    `own` is a mixture of values with a cue and of values from the null distribution. The number of
-    the latter is estimated as twice the number below the null's median (Storey, "A direct approach
-    to false discovery rates", JRSS B 2002, equation 6, with lambda 1/2). The threshold maximises
-    the share of `own` above it minus twice the estimated share of null values above it.
-
-    Args:
-        own: (n,) values of the mixture.
-        null: (m,) values of the null distribution.
-    """
-    values = np.unique(np.concatenate([own, null]))
-    above = [
-        1 - np.searchsorted(np.sort(of), values, side="right") / max(1, len(of))
-        for of in (own, null)
-    ]
-    null_share = min(1.0, 2 * float((own <= np.median(null)).mean()))
-    return float(values[np.argmax(above[0] - 2 * null_share * above[1])])
-
-
-def decision_threshold(other_gains: NDArray[np.float64], min_effect: float) -> float:
-    """Compute the gain that a class must exceed, from the gains of other classes.
-
-    Parts of any class's images carry evidence for it, so that every transplant flips some images.
-    The upper quartile of the other classes counts as ordinary; it does not move when a few classes
-    have cues themselves.
-
-    Args:
-        other_gains: (n,) gains of the same intervention for the other classes.
-        min_effect: smallest gain of interest (analysis.min_effect).
-
-    Returns:
-        `min_effect` plus twice the ordinary gain, or plus 0 if that is negative or unknown.
-    """
-    ordinary = float(np.quantile(other_gains, 0.75)) if len(other_gains) else 0.0
-    return min_effect + 2 * max(0.0, ordinary)
 
 
 def false_finding_bound(found: int, tested: int, level: float = 0.95) -> float:

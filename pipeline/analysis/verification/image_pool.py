@@ -1,92 +1,173 @@
-"""Images that cues are transplanted into, and the split of images between screening and test."""
+"""Images that cues are put into, and the source images of a candidate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.analysis.shortcuts.class_sample import ClassSample
-from pipeline.analysis.verification.image_batch import ImageBatch
-from pipeline.analysis.verification.intervention_runner import InterventionRunner
+from pipeline.analysis.audited_model import AuditedModel
+from pipeline.analysis.shortcuts.class_sample import ClassSample, Ints
+from pipeline.analysis.verification import scenes
+from pipeline.analysis.verification.scenes import Scenes
+from pipeline.storage import arrays
 from pipeline.storage.schema import Row
 
-MIN_SOURCES = 4
-"""Fewest images named by a candidate that are used as its only source images."""
+MAX_SOURCES = 32
+"""Most source images with, and without, a cue, in each half."""
+MIN_SOURCES = 3
+"""Fewest source images with, and without, a cue that a candidate is tested with."""
+MIN_HALVED = 10
+"""Fewest images of a group that are divided into halves."""
+SCREENING, TEST = 0, 1
+"""The two halves of recipients and of sources: what screens a candidate does not test it."""
 
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Confidently predicted images of all classes, in two sets.
+    """Confidently predicted images of all classes, in two halves that share no image.
 
     Attributes:
-        screening: images for the screening of candidates, and for the search of a cue's place.
-        test: images for the test of the candidates that pass the screening. The sets share no
-            image, unless all classes together have too few.
+        halves: recipients for screening and for the test. They are the same images where there are
+            too few for two halves.
     """
 
-    screening: ImageBatch
-    test: ImageBatch
+    halves: tuple[Scenes, Scenes]
 
     @classmethod
     def draw(
-        cls,
-        runner: InterventionRunner,
-        sample: ClassSample,
-        n_images: int,
-        rng: np.random.Generator,
+        cls, model: AuditedModel, sample: ClassSample, n_images: int, rng: np.random.Generator
     ) -> ImagePool:
         """Draw from each class about as many images, from the more confident half of them.
 
         Args:
-            runner: loads the images.
+            model: loads the images.
             sample: images to draw from.
-            n_images: images of other classes that every class needs, in each of the two sets.
+            n_images: images of other classes that every class needs, in each of the two halves.
             rng: random generator of the draw.
 
         Raises:
             DataError: for an image that can no longer be read.
         """
         rank, side = np.full((2, len(sample.index)), len(sample.index))
-        labels = np.unique(sample.classes)
+        labels = np.unique(sample.predicted)
         for label in labels:
-            own = rng.permutation(np.flatnonzero(sample.classes == label))
+            own = rng.permutation(np.flatnonzero(sample.predicted == label))
             confident = own[sample.confidence[own] >= np.median(sample.confidence[own])]
             rank[confident] = np.arange(len(confident))
-            # A class may have one image only, so the set that gets its first image is random.
+            # A class may have one image only, so the half that gets its first image is random.
             side[confident] = (rank[confident] + rng.integers(2)) % 2
         n_pool = 2 * n_images * len(labels) // max(1, len(labels) - 1)
         order = np.argsort(rank + rng.random(len(rank)) / 2)[:n_pool]
         chosen = order[rank[order] < len(rank)]
-        halves = [np.sort(sample.index[chosen[side[chosen] == half]]) for half in (0, 1)]
-        return cls(
-            *(runner.load_images(half if len(half) else sample.index[chosen]) for half in halves)
+        rows = [np.sort(chosen[side[chosen] == half]) for half in (SCREENING, TEST)]
+        first, second = (load_recipients(model, sample, r if len(r) else chosen) for r in rows)
+        return cls((first, second))
+
+    def of_other_classes(self, class_index: int, half: int) -> Scenes:
+        """The recipients of a half that are not predicted as a class."""
+        recipients = self.halves[half]
+        return recipients.select(recipients.classes != class_index)
+
+
+def load_recipients(model: AuditedModel, sample: ClassSample, rows: Ints) -> Scenes:
+    """Load images of the sample, and outline their objects where the target layer is active."""
+    pixels, annotated = model.load_images(sample.index[rows])
+    energy = model.activations(pixels).float().square().sum(dim=1)
+    objects = scenes.outline(pixels, energy, annotated)
+    active = scenes.most_active(energy, (pixels.shape[2], pixels.shape[3]))
+    nothing = torch.zeros_like(objects)
+    return Scenes(
+        scenes.to_tensor(sample.index[rows], pixels),
+        scenes.to_tensor(sample.predicted[rows], pixels),
+        pixels.float(),
+        objects,
+        active,
+        nothing,
+        nothing,
+    )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The source images of a candidate: images of the class with the possible cue, and without."""
+
+    with_cue: Scenes
+    without_cue: Scenes
+
+    def permute(self, rng: np.random.Generator) -> Sources:
+        """Divide the same images at random, into groups of the same sizes."""
+        both = scenes.concatenate(self.with_cue, self.without_cue)
+        order = scenes.to_tensor(rng.permutation(len(both)), both.pixels)
+        n_with = len(self.with_cue)
+        return Sources(both.select(order[:n_with]), both.select(order[n_with:]))
+
+
+@dataclass(frozen=True)
+class SourceLoader:
+    """Loads the source images of candidates.
+
+    Attributes:
+        model: loads the images.
+        grid: rows and columns of the maps.
+    """
+
+    model: AuditedModel
+    grid: tuple[int, int]
+
+    def sources(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
+        """Load one half of the source images of a candidate, up to MAX_SOURCES of each group.
+
+        None is returned where a group has fewer than MIN_SOURCES images.
+
+        Args:
+            candidate: row of CANDIDATES.
+            concepts: its rows of concepts_schema.
+            half: SCREENING or TEST. The halves share no image, but where a group has fewer than
+                MIN_HALVED images: it is in both.
+            seed: seed of the division into halves.
+        """
+        usable = has_maps(concepts)
+        index = usable["index"].to_numpy()
+        chosen = []
+        for name in ("donor_index", "without_index"):
+            rows = np.random.default_rng(seed).permutation(
+                np.flatnonzero(np.isin(index, candidate[name]))
+            )
+            rows = rows if len(rows) < MIN_HALVED else rows[half::2]
+            chosen.append(np.sort(rows[:MAX_SOURCES]))
+        if min(map(len, chosen)) < MIN_SOURCES:
+            return None
+        with_cue, without_cue = (self.scenes(usable.take(pa.array(rows))) for rows in chosen)
+        return Sources(with_cue, without_cue)
+
+    def scenes(self, rows: pa.Table) -> Scenes:
+        """Load the images of rows of concepts_schema that have maps."""
+        index = rows["index"].to_numpy()
+        pixels, annotated = self.model.load_images(index)
+        presence, evidence, other, activity = (
+            self._maps(rows, name, pixels)
+            for name in ("presence", "evidence", "other_evidence", "activity")
+        )
+        size = (pixels.shape[2], pixels.shape[3])
+        return Scenes(
+            scenes.to_tensor(index, pixels),
+            scenes.to_tensor(arrays.classes(rows, "pred_index"), pixels),
+            pixels.float(),
+            scenes.outline(pixels, other, annotated),
+            scenes.most_active(activity, size),
+            scenes.enlarge(presence, size),
+            scenes.enlarge(evidence, size),
         )
 
-
-def of_other_classes(images: ImageBatch, class_index: int) -> ImageBatch:
-    """Select the images that are not predicted as a class."""
-    return images.select(images.classes != class_index)
-
-
-def select_sources(own: ImageBatch, candidate: Row) -> ImageBatch:
-    """Select the images of a class that a candidate names as sources of its cue.
-
-    All images are returned if the candidate names fewer than MIN_SOURCES of them.
-    """
-    named = torch.as_tensor(
-        candidate["donor_index"] or [], device=own.index.device, dtype=torch.int64
-    )
-    chosen = own.select(torch.isin(own.index, named))
-    return chosen if len(chosen) >= MIN_SOURCES else own
+    def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
+        values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])
+        return torch.from_numpy(values.reshape(-1, *self.grid)).to(like.device)
 
 
-def select_half(images: ImageBatch, half: int) -> ImageBatch:
-    """Select one of two random halves, 0 or 1; the split depends on the number of images only.
-
-    A single image is in both halves.
-    """
-    order: NDArray[np.int64] = np.random.default_rng(len(images)).permutation(len(images))
-    return images.select(torch.from_numpy(np.sort(order[half::2] if len(order) > 1 else order)))
+def has_maps(rows: pa.Table) -> pa.Table:
+    """The rows of concepts_schema that have maps."""
+    return rows.filter(rows["presence"].is_valid())

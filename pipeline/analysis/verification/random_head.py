@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from pipeline.analysis.verification.image_batch import ImageBatch
-from pipeline.analysis.verification.intervention_runner import BATCH, InterventionRunner
+from pipeline.analysis.audited_model import BATCH, AuditedModel
 from pipeline.engine import inference, precision
 from pipeline.model.classifier import Classifier
 
@@ -20,35 +19,34 @@ MAX_SIMILARITY = 0.9
 """Rank correlation above which the heatmaps hardly depend on the head's weights."""
 
 
-def heatmap_similarity(runner: InterventionRunner, images: ImageBatch, seed: int) -> float | None:
+def heatmap_similarity(model: AuditedModel, images: Tensor, method: str, seed: int) -> float | None:
     """Correlate the heatmaps with those of the same model with a randomised head.
 
     This is the model parameter randomisation test of Adebayo et al., "Sanity Checks for Saliency
     Maps", NeurIPS 2018, section 3, for the layers after the target layer.
 
     Args:
-        runner: the model and its CAM method.
-        images: images with heatmaps of the model.
+        model: the audited model.
+        images: (n, 3, H, W) uint8.
+        method: CAM method of the heatmaps, a key of cam.METHODS.
         seed: seed of the random weights.
 
     Returns:
         Mean rank correlation (Spearman) over the images, in [-1, 1]; None if the head has no
         weights or all heatmaps are constant.
     """
-    randomised = randomise_head(runner.classifier, seed)
+    randomised = randomise_head(model.classifier, seed)
     if randomised is None:
         return None
-    maps = [
-        inference.heatmaps(randomised, pixels, classes, runner.method)[0]
-        for pixels, classes in zip(
-            torch.split(images.pixels, BATCH), torch.split(images.classes, BATCH), strict=True
-        )
-    ]
-    correlations = [
-        float(stats.spearmanr(one, other).statistic)
-        for one, other in zip(_flatten(images.heat), _flatten(torch.cat(maps)), strict=True)
-        if one.std() > 0 and other.std() > 0
-    ]
+    correlations = []
+    for block in torch.split(images, BATCH):
+        maps, classes = inference.heatmaps(model.classifier, block, method=method)
+        others, _ = inference.heatmaps(randomised, block, classes, method)
+        correlations += [
+            float(stats.spearmanr(one, other).statistic)
+            for one, other in zip(_to_array(maps), _to_array(others), strict=True)
+            if one.std() > 0 and other.std() > 0
+        ]
     return float(np.mean(correlations)) if correlations else None
 
 
@@ -85,6 +83,6 @@ def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:
     parameter.copy_(drawn * spread + parameter.float().mean())
 
 
-def _flatten(maps: Tensor) -> NDArray[np.float32]:
-    """Maps (n, h, w) as an array (n, h * w)."""
-    return np.asarray(maps.reshape(len(maps), -1).float().cpu())
+def _to_array(maps: Tensor) -> NDArray[np.float32]:
+    """Maps (n, h * w) as an array."""
+    return np.asarray(maps.float().cpu())

@@ -1,175 +1,89 @@
-"""The images with a confirmed cue, and how far the prediction of each image relies on the cue."""
+"""How far the predictions of images with a cue rely on it: what is lost when the cue is removed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from pipeline.analysis.shortcuts import candidates
-from pipeline.analysis.shortcuts.regions import Cells
-from pipeline.analysis.verification import (
-    effects,
-    illustration,
-    intervention_tests,
-    interventions,
-)
-from pipeline.analysis.verification.image_batch import ImageBatch, to_numpy
-from pipeline.analysis.verification.intervention_runner import Floats, InterventionRunner
-from pipeline.analysis.verification.intervention_tests import Rng
+from pipeline.analysis.audited_model import AuditedModel
+from pipeline.analysis.verification import scenes
 from pipeline.analysis.verification.interventions import Intervention
-from pipeline.analysis.verification.localise import grow_box
-from pipeline.analysis.verification.tested_candidate import TestedCandidate
+from pipeline.analysis.verification.scenes import Scenes
+from pipeline.analysis.verification.trials import BATCH
 
-N_RECIPIENTS = 8
-"""Images that the cue of each image is added to, to decide whether the image has the cue."""
-MAX_GROWING_IMAGES = 60
-"""Most images on which the loss is measured while a removed box grows."""
-MIN_STEP_RATIO = 1.05
-"""Smallest ratio of the losses after and before a step by which a removed box grows."""
-N_GROWING_FILLERS = 2
-"""Fillers of each image while a removed box grows."""
+RELIES = 0.2
+"""Lost share of the probability from which an image relies on a statistic of the whole picture."""
+N_FILLERS = 2
+"""Images without the cue whose content replaces the cue of each image, in turn."""
 
 
-@dataclass
-class RelianceMeter:
-    """Measures the reliance of a class's images on its cues.
+@dataclass(frozen=True)
+class Removal:
+    """n images of a class whose cue was removed.
 
     Attributes:
-        runner: the model.
-        own: sampled images of the class.
-        others: confidently predicted images of other classes.
-        class_index: the class.
-        rng: random generator of all draws.
+        index: (n,) positions in the plan.
+        reliance: (n,) in [0, 1], share of the probability of the class that is lost, mean over the
+            fillers.
+        flipped: share of the removals that flip the prediction to another class.
     """
 
-    runner: InterventionRunner
-    own: ImageBatch
-    others: ImageBatch
-    class_index: int
-    rng: Rng
+    index: NDArray[np.int64]
+    reliance: NDArray[np.float64]
+    flipped: float
 
-    def measure(self, tested: TestedCandidate) -> None:
-        """Set a candidate's images with the cue, effect of removing it, and illustrations."""
-        own, others = self.own, self.others
-        sources, fillers = own, others
-        if tested.intervention.kind == candidates.BACKGROUND and tested.area == 1:
-            # The effect on a single image depends on the exact outline of its object.
-            tested.intervention = interventions.outlined_background_transplant()
-            (own, sources), (others, fillers) = self._outlined
-        rest = (self.class_index, self.rng)
-        tested.with_cue = find_images_with_cue(
-            self.runner, tested.intervention, sources, fillers, others, *rest
-        )
-        self._grow_removed_box(tested)
-        tested.removing = intervention_tests.test_removing(
-            self.runner, tested.intervention, own, fillers, *rest
-        )
-        shown, shown_sources = (
-            illustration.select_with_cue(images, tested.with_cue) for images in (own, sources)
-        )
-        tested.illustrations = illustration.illustrate(
-            self.runner, tested.intervention, shown, others, shown_sources, fillers
-        )
-
-    @cached_property
-    def _outlined(self) -> list[tuple[ImageBatch, ImageBatch]]:
-        """Own and other images with object masks, each with a copy whose objects are erased."""
-        outlined = [interventions.add_object_masks(images) for images in (self.own, self.others)]
-        return [(images, interventions.erase_objects(images)) for images in outlined]
-
-    def _grow_removed_box(self, tested: TestedCandidate) -> None:
-        """Grow the removed box until the images with the cue lose no more probability.
-
-        A cue that varies in position reaches beyond the cells that all images have in common. The
-        loss of other classes' images is subtracted, because a larger box also removes parts of
-        objects.
-        """
-        if tested.candidate["kind"] not in candidates.BOXED_KINDS or not tested.with_cue:
-            return
-        has_cue = torch.isin(self.own.index, self.own.index.new_tensor(tested.with_cue))
-        both = [
-            _first(images, MAX_GROWING_IMAGES) for images in (self.own.select(has_cue), self.others)
-        ]
-        fillers = [
-            [
-                intervention_tests.draw_images(self.others, len(images), self.rng)
-                for _ in range(N_GROWING_FILLERS)
-            ]
-            for images in both
-        ]
-        before = [
-            intervention_tests.probability_of_own_class(self.runner, images, images.pixels)
-            for images in both
-        ]
-
-        def gain(cells: Cells) -> float:
-            removal = interventions.region_transplant("patch", cells, cells)
-            lost, control = (
-                intervention_tests.lost_probability(self.runner, removal, *arguments).mean()
-                for arguments in zip(both, fillers, before, strict=True)
-            )
-            return float(lost - control)
-
-        extent = grow_box(gain, np.asarray(tested.candidate["cells"], bool), MIN_STEP_RATIO)
-        grown = interventions.region_transplant(tested.intervention.kind, extent, extent)
-        tested.intervention = replace(
-            tested.intervention, remove=grown.remove, removed_mask=grown.removed_mask
-        )
+    def select(self, rows: NDArray[np.bool_]) -> Removal:
+        """The removals from some of the images, by a mask (n,); `flipped` stays that of all."""
+        return Removal(self.index[rows], self.reliance[rows], self.flipped)
 
 
-def find_images_with_cue(
-    runner: InterventionRunner,
+def remove_cue(
+    model: AuditedModel,
     intervention: Intervention,
-    sources: ImageBatch,
-    others: ImageBatch,
-    recipients: ImageBatch,
+    with_cue: Scenes,
+    without_cue: Scenes,
     class_index: int,
-    rng: Rng,
-) -> list[int]:
-    """Find the images whose transplanted content raises the probability of the class.
-
-    An image has the cue if its content adds more probability than that of images of other classes,
-    by the threshold of `effects.separating_threshold`.
+    rng: np.random.Generator,
+) -> Removal:
+    """Remove the cue from images.
 
     Args:
-        runner: the model.
-        intervention: transplants the cue.
-        sources: images of the class.
-        others: images of other classes, sources of the null distribution.
-        recipients: images of other classes.
+        model: the audited model; it predicts every image 1 + N_FILLERS times.
+        intervention: removes the cue.
+        with_cue: images of the class that have the cue.
+        without_cue: images of the class that lack it; their content replaces the cue.
         class_index: the class.
-        rng: random generator of the pairs of images.
-
-    Returns:
-        Positions in the plan of the sources with the cue, ascending.
+        rng: random generator of the draw of fillers.
     """
-    rest = (runner, intervention, recipients, class_index, rng)
-    added, null = _added_probability(sources, *rest), _added_probability(others, *rest)
-    has_cue = added > effects.separating_threshold(added, null)
-    return sorted(to_numpy(sources.index)[has_cue].tolist())
+    index, before, after = [], [], []
+    for start in range(0, len(with_cue), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(with_cue)))
+        images = with_cue.select(scenes.to_tensor(rows, with_cue.pixels))
+        index.append(images.index.cpu().numpy())
+        before.append(model.probabilities(images.pixels.byte())[:, class_index])
+        changed = []
+        for _ in range(N_FILLERS):
+            drawn = scenes.draw_rows(len(without_cue), len(images), rng)
+            fillers = without_cue.select(scenes.to_tensor(drawn, without_cue.pixels))
+            changed.append(model.probabilities(intervention.remove(images, fillers)))
+        after.append(np.stack(changed, axis=1))
+    probabilities = np.concatenate(after)
+    own = probabilities[..., class_index].mean(axis=1)
+    unchanged = np.maximum(np.concatenate(before), np.finfo(np.float32).tiny)
+    return Removal(
+        np.concatenate(index).astype(np.int64),
+        np.clip(1 - own / unchanged, 0, 1).astype(np.float64),
+        float((probabilities.argmax(axis=2) != class_index).mean()),
+    )
 
 
-def _added_probability(
-    sources: ImageBatch,
-    runner: InterventionRunner,
-    intervention: Intervention,
-    recipients: ImageBatch,
-    class_index: int,
-    rng: Rng,
-) -> Floats:
-    """Mean probability (n,) of the class that each source adds to N_RECIPIENTS recipients."""
-    before = runner.probabilities(recipients.pixels)[:, class_index]
-    added = np.zeros(len(sources), np.float32)
-    for _ in range(N_RECIPIENTS):
-        rows = intervention_tests.draw_rows(len(recipients), len(sources), rng)
-        changed = intervention.transplant(recipients.select(rows), sources)
-        after = runner.probabilities(changed)[:, class_index]
-        added += (after - before[rows.numpy()]) / N_RECIPIENTS
-    return added
-
-
-def _first(images: ImageBatch, n: int) -> ImageBatch:
-    return images.select(torch.arange(min(n, len(images))))
+def join(removals: list[Removal]) -> Removal:
+    """Join the removals from several batches of images, of at least one."""
+    sizes = [len(each.index) for each in removals]
+    return Removal(
+        np.concatenate([each.index for each in removals]),
+        np.concatenate([each.reliance for each in removals]),
+        float(np.average([each.flipped for each in removals], weights=sizes)),
+    )

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.analysis.verification import masks
-
 MAX_SIDE = 96
 """Longer side, in pixels, to which images are reduced before the segmentation."""
 SURE_ACTIVITY, LIKELY_ACTIVITY = 0.1, 0.5
@@ -61,6 +59,20 @@ def outline_objects(images: Tensor, activity: Tensor, annotated: Tensor) -> Tens
     return torch.where(_is_outline(annotated), annotated, found)
 
 
+def hottest_pixels(heat: Tensor, share: float, height: int, width: int) -> Tensor:
+    """Masks (n, 1, height, width) of the hottest pixels that hold a share of the heat (n, h, w).
+
+    The heat is interpolated bilinearly between the centres of its cells. The mask of a dead map is
+    empty.
+    """
+    fine = F.interpolate(heat[:, None], size=(height, width), mode="bilinear")[:, 0]
+    flat = fine.flatten(1)
+    ordered, order = flat.sort(dim=1, descending=True)
+    before = ordered.cumsum(dim=1) - ordered
+    inside = before < share * ordered.sum(dim=1, keepdim=True)
+    return torch.zeros_like(inside).scatter(1, order, inside).view(-1, 1, height, width)
+
+
 def _resize_masks(annotated: Tensor, size: tuple[int, int]) -> Mask:
     small = F.interpolate(annotated.float(), size=size, mode="nearest-exact")
     return np.asarray(small[:, 0].cpu()) > 0.5
@@ -68,9 +80,7 @@ def _resize_masks(annotated: Tensor, size: tuple[int, int]) -> Mask:
 
 def _activity_masks(activity: Tensor, size: tuple[int, int]) -> list[tuple[Bytes, Bytes, Bytes]]:
     """Masks of each image: surely object, probably object, and possibly object."""
-    hot = [
-        masks.hottest_pixels(activity, share, *size) for share in (SURE_ACTIVITY, LIKELY_ACTIVITY)
-    ]
+    hot = [hottest_pixels(activity, share, *size) for share in (SURE_ACTIVITY, LIKELY_ACTIVITY)]
     fine = F.interpolate(activity[:, None], size=size, mode="bilinear")
     hot.append(fine >= fine.flatten(1).quantile(COLD_AREA, dim=1)[:, None, None, None])
     return list(zip(*[np.asarray(mask[:, 0].cpu(), np.uint8) for mask in hot], strict=True))

@@ -1,7 +1,9 @@
 """Transfers of pixels or statistics from source images to recipient images; pure tensor code.
 
-Images are (n, C, H, W) uint8 on any device; the i-th source image goes with the i-th recipient
-image. Every function returns new images and leaves its arguments as they are.
+Images are (n, 3, H, W) float32 in [0, 255] on any device; the i-th source image goes with the i-th
+recipient. Statistics of a source are taken where its weights (n, 1, H, W) in [0, 1] are positive,
+so that its object can be left out. Every function returns new images and leaves its arguments as
+they are; results may lie outside [0, 255].
 """
 
 from __future__ import annotations
@@ -18,102 +20,170 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 COARSE = 4
 """Rows and columns of the grid of low frequencies that `transfer_lighting` exchanges."""
+FADE = 0.05
+"""Share of a coarse cell from which the weighted mean of its own pixels outweighs the image's."""
 OCTAVES = (1.0, 2.0, 4.0)
 """Standard deviations, in pixels, of the Gaussian blurs that separate the bands of a pyramid."""
 MIN_STRENGTH = 0.5
 """Standard deviation, in grey levels, below which a band holds rounding errors only; it bounds the
 amplification of a band."""
+MIN_VARIANCE = 4.0
+"""Variance added to every direction of colour, in squared grey levels, for the same reason."""
 BLOCK = 8
 """Side, in pixels, of a block of the cosine transform, as in JPEG (ITU-T T.81)."""
+MIN_BLOCK_WEIGHT, MIN_BLOCKS = 0.9, 4
+"""Mean weight from which a source's block is used, and fewest such blocks of a source; with fewer,
+all blocks are used."""
+INPAINT_SIDE = 96
+"""Longer side, in pixels, to which images are reduced to fill large holes."""
 
 
-def paste(images: Tensor, sources: Tensor, mask: Tensor) -> Tensor:
-    """Replace the pixels where the mask (H, W) or (n, 1, H, W) is true by those of the sources."""
-    return torch.where(mask.to(images.device), sources, images)
+def blend(images: Tensor, sources: Tensor, alpha: Tensor) -> Tensor:
+    """Mix images with sources, by the share alpha (n, 1, H, W) in [0, 1] of the sources."""
+    return images + (sources - images) * alpha
 
 
-def shift(images: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """Roll images so that the content at corners `start` comes to corners `target`.
+def transfer_colour(
+    images: Tensor, sources: Tensor, weights: Tensor, own_weights: Tensor | None = None
+) -> Tensor:
+    """Give images the sources' mean and covariance of colours, so that a grey source makes grey.
+
+    The linear Monge-Kantorovitch solution (Pitie and Kokaram, "The Linear Monge-Kantorovitch Linear
+    Colour Mapping for Example-Based Colour Transfer", CVMP 2007, equation 15).
 
     Args:
-        images: (n, C, H, W).
-        start, target: (n, 2) corners (y, x), as fractions of the height and the width.
+        images, sources, weights: as in the module.
+        own_weights: (n, 1, H, W), the pixels of the images whose statistics are replaced; all by
+            default.
     """
-    height, width = images.shape[2:]
-    size = torch.tensor([height, width], device=start.device)
-    moves = (target * size).ceil().long() - (start * size).ceil().long()
-    rows = (torch.arange(height, device=images.device) - moves[:, :1]) % height
-    columns = (torch.arange(width, device=images.device) - moves[:, 1:]) % width
-    n = torch.arange(len(images), device=images.device)
-    return images.permute(0, 2, 3, 1)[n[:, None, None], rows[:, :, None], columns[:, None]].permute(
-        0, 3, 1, 2
-    )
+    everything = torch.ones_like(weights) if own_weights is None else own_weights
+    mean, covariance = _colour_moments(images, everything)
+    new_mean, new_covariance = _colour_moments(sources, weights)
+    root, inverse = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
+    mapping = inverse @ _matrix_power(root @ new_covariance @ root, 0.5) @ inverse
+    moved: Tensor = torch.einsum("ncd,ndp->ncp", mapping, (images - mean).flatten(2))
+    return moved.reshape(images.shape) + new_mean
 
 
-def transfer_colour(images: Tensor, sources: Tensor) -> Tensor:
-    """Give images the sources' mean and standard deviation of each channel.
+def transfer_lighting(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
+    """Give images the sources' layout of light and colour, on a grid of COARSE cells.
 
-    Reinhard et al., "Color Transfer between Images", IEEE CG&A 2001, equations 10 and 11, here in
-    red, green and blue.
+    The mean colour of an image stays, as `transfer_colour` transfers it. Cells of a source without
+    weight are filled with its weighted mean.
     """
-    own, others = images.float(), sources.float()
-    mean, spread = _moments(own)
-    new_mean, new_spread = _moments(others)
-    return _to_uint8((own - mean) / spread.clamp_min(1) * new_spread + new_mean)
+    own = _low_frequencies(images, torch.ones_like(weights))
+    others = _low_frequencies(sources, weights)
+    mean, new_mean = (low.mean(dim=(2, 3), keepdim=True) for low in (own, others))
+    return images - (own - mean) + (others - new_mean)
 
 
-def transfer_lighting(images: Tensor, sources: Tensor) -> Tensor:
-    """Give images the sources' low frequencies: light and colour on a grid of COARSE cells."""
-    return _to_uint8(images.float() - _low_frequencies(images) + _low_frequencies(sources))
-
-
-def transfer_texture(images: Tensor, sources: Tensor) -> Tensor:
+def transfer_texture(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
     """Give images the sources' distribution of fine structure: sharpness, noise, compression.
 
     In each frequency of the block cosine transform, the image's coefficients are replaced by the
     source's of the same rank. Their order over the blocks and the means of the blocks stay.
     """
     height, width = (side // BLOCK * BLOCK for side in images.shape[2:])
-    own, others = (_dct(every[..., :height, :width].float()) for every in (images, sources))
+    own, others = (_dct(every[..., :height, :width]) for every in (images, sources))
+    used = F.avg_pool2d(weights[..., :height, :width], BLOCK).flatten(1) > MIN_BLOCK_WEIGHT
+    used = used | (used.sum(dim=1, keepdim=True) < MIN_BLOCKS)
+    n_used, n_blocks = used.sum(dim=1)[:, None, None, None], used.shape[1]
+    ordered = others.masked_fill(~used[:, None, None], torch.inf).sort(dim=-1).values
     rank = own.argsort(dim=-1).argsort(dim=-1)
-    matched = others.sort(dim=-1).values.gather(-1, rank)
+    place = torch.div((2 * rank + 1) * n_used, 2 * n_blocks, rounding_mode="floor")
+    matched = ordered.gather(-1, place)
     matched[:, :, 0] = own[:, :, 0]
     result = images.clone()
-    result[..., :height, :width] = _to_uint8(_inverse_dct(matched, height, width))
+    result[..., :height, :width] = _inverse_dct(matched, height, width)
     return result
 
 
-def transfer_sharpness(images: Tensor, sources: Tensor) -> Tensor:
+def transfer_sharpness(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
     """Give images the sources' strength of structure in each octave: blur, focus, grain.
 
     Each band of a Laplacian pyramid without subsampling (Burt and Adelson, "The Laplacian Pyramid
     as a Compact Image Code", IEEE Trans. Communications 1983) is scaled to the standard deviation
     of the source's band. The content of the bands and the blurred image below them stay.
     """
-    own, low = _laplacian_pyramid(images.float())
-    others, _ = _laplacian_pyramid(sources.float())
+    own, low = _laplacian_pyramid(images)
+    others, _ = _laplacian_pyramid(sources)
+    everything = torch.ones_like(weights)
     for band, other in zip(own, others, strict=True):
-        low = low + band * (_strength(other) / _strength(band).clamp_min(MIN_STRENGTH))
-    return _to_uint8(low)
+        ratio = _strength(other, weights) / _strength(band, everything).clamp_min(MIN_STRENGTH)
+        low = low + band * ratio
+    return low
 
 
-def inpaint(images: Tensor, mask: Tensor) -> Tensor:
+def fill_holes(images: Tensor, mask: Tensor) -> Tensor:
     """Fill the masked pixels of images (n, 3, H, W) from the pixels around them.
 
     Telea, "An Image Inpainting Technique Based on the Fast Marching Method", Journal of Graphics
-    Tools 2004, as in OpenCV.
+    Tools 2004, as in OpenCV, on images of at most INPAINT_SIDE pixels. An image without a hole, or
+    with nothing else, stays as it is.
 
     Args:
-        images: (n, 3, H, W) uint8.
-        mask: (n, 1, H, W) or (H, W) bool, true where pixels are replaced.
+        images: (n, 3, H, W) float32.
+        mask: (n, 1, H, W) bool, true where pixels are replaced.
     """
-    masks = np.asarray(mask.expand(len(images), 1, *images.shape[2:])[:, 0].cpu(), np.uint8)
-    arrays = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+    height, width = images.shape[2:]
+    scale = min(1.0, INPAINT_SIDE / max(height, width))
+    size = max(1, round(scale * height)), max(1, round(scale * width))
+    small = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    holes = F.adaptive_max_pool2d(mask.float(), size)
+    if scale < 1:  # a reduced pixel beside a hole has the hole's colour in it
+        holes = F.max_pool2d(holes, 3, 1, 1)
+    pixels = small.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     filled = [
-        cv2.inpaint(array, covered, 3, cv2.INPAINT_TELEA)
-        for array, covered in zip(arrays, masks, strict=True)
+        cv2.inpaint(np.ascontiguousarray(array), hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+        if hole.any() and not hole.all()
+        else array
+        for array, hole in zip(pixels, holes[:, 0].cpu().numpy() > 0, strict=True)
     ]
-    return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).to(images.device)
+    large = torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).float().to(images.device)
+    large = F.interpolate(large, size=(height, width), mode="bilinear")
+    return torch.where(mask & ~mask.all(dim=(2, 3), keepdim=True), large, images)
+
+
+def colour_statistics(images: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means and standard deviations (n, 6) of the colour channels."""
+    mean, covariance = _colour_moments(images, weights)
+    return torch.cat([mean[:, :, 0, 0], covariance.diagonal(dim1=1, dim2=2).sqrt()], dim=1)
+
+
+def log_strengths(images: Tensor, weights: Tensor) -> Tensor:
+    """Logarithms of the weighted strengths (n, octaves) of the bands of fine structure."""
+    bands, _ = _laplacian_pyramid(images)
+    strengths = torch.cat([_strength(band, weights)[:, :, 0, 0] for band in bands], dim=1)
+    return strengths.clamp_min(MIN_STRENGTH).log()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images to uint8."""
+    return images.round().clamp(0, 255).to(torch.uint8)
+
+
+def _colour_moments(images: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted means (n, 3, 1, 1) and covariances (n, 3, 3) of colours."""
+    shares = weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    mean = (images * shares).sum(dim=(2, 3), keepdim=True)
+    deviation = (images - mean).flatten(2)
+    return mean, torch.einsum("ncp,ndp,np->ncd", deviation, deviation, shares.flatten(1))
+
+
+def _matrix_power(covariance: Tensor, power: float) -> Tensor:
+    """Power of symmetric matrices (n, 3, 3), of which no eigenvalue is below MIN_VARIANCE."""
+    values, vectors = torch.linalg.eigh(covariance)
+    scaled = torch.diag_embed(values.clamp_min(MIN_VARIANCE) ** power)
+    return torch.matmul(torch.matmul(vectors, scaled), vectors.mT)
+
+
+def _low_frequencies(images: Tensor, weights: Tensor) -> Tensor:
+    total = F.adaptive_avg_pool2d(images * weights, COARSE)
+    share = F.adaptive_avg_pool2d(weights, COARSE)
+    sums = (images * weights).sum(dim=(2, 3), keepdim=True)
+    mean = sums / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    cells = (total + FADE * mean) / (share + FADE)
+    return F.interpolate(cells, size=images.shape[2:], mode="bilinear")
 
 
 def _laplacian_pyramid(images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -126,17 +196,11 @@ def _laplacian_pyramid(images: Tensor) -> tuple[list[Tensor], Tensor]:
     return [fine - coarse for fine, coarse in itertools.pairwise(blurred)], blurred[-1]
 
 
-def _strength(band: Tensor) -> Tensor:
-    return band.std(dim=(1, 2, 3), keepdim=True)
-
-
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    return images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
-
-
-def _low_frequencies(images: Tensor) -> Tensor:
-    cells = F.adaptive_avg_pool2d(images.float(), COARSE)
-    return F.interpolate(cells, size=images.shape[2:], mode="bilinear")
+def _strength(band: Tensor, weights: Tensor) -> Tensor:
+    """Root mean square (n, 1, 1, 1) of a band, whose mean is 0, over the weighted pixels."""
+    squares = (band.square() * weights).sum(dim=(1, 2, 3), keepdim=True)
+    n_values = band.shape[1] * weights.sum(dim=(1, 2, 3), keepdim=True)
+    return (squares / n_values.clamp_min(1)).sqrt()
 
 
 def _basis(device: torch.device) -> Tensor:
@@ -163,7 +227,3 @@ def _inverse_dct(coefficients: Tensor, height: int, width: int) -> Tensor:
     basis = _basis(coefficients.device)
     blocks = torch.einsum("ui,vj,ncuvyx->ncyixj", basis, basis, coefficients.reshape(shape))
     return blocks.reshape(n, channels, height, width)
-
-
-def _to_uint8(images: Tensor) -> Tensor:
-    return images.round().clamp(0, 255).to(torch.uint8)

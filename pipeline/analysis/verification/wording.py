@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.verification.tested_candidate import TestedCandidate
-from pipeline.storage.schema import Row
+from pipeline.analysis.verification.describe import Description
+from pipeline.analysis.verification.effects import Effect
 from pipeline.storage.values import Verdict
 
 NAMES = {
@@ -14,54 +14,58 @@ NAMES = {
     "texture": ("the fine structure (noise, compression) of the whole image", "this structure"),
     "sharpness": ("the sharpness of the whole image", "this sharpness"),
     "frame": ("the border all around the image", "the border"),
+    "object colour": ("the colour of the object", "this colour"),
+    "object": ("a property of the whole object, such as its size or pattern", "such objects"),
 }
 """Names of the kinds of cues without a box: in full, and short for the second mention."""
-LOCAL_NAMES = {
-    "texture": ("the fine structure (noise, compression)", "this structure"),
-    "sharpness": ("the sharpness of the image", "this sharpness"),
-}
-"""Names of the statistics that are transferred inside a box."""
 
 
-def name_cue(candidate: Row) -> tuple[str, str]:
-    """Name the cue of a candidate, a row of CANDIDATES, in full and for the second mention."""
-    kind, place = candidate["kind"], candidate["place"]
-    if kind == "edge":
-        return f"something along the {place}", "this strip"
-    if kind in LOCAL_NAMES and candidate["region"]:
-        name, short = LOCAL_NAMES[kind]
-        return f"{name}, {place}", short
-    return NAMES.get(kind, (f"a {kind}, {place}", f"the {kind}"))
+def name_cue(cue: Description) -> tuple[str, str]:
+    """Name a cue in full and for the second mention."""
+    if cue.kind == "edge":
+        return f"something along the {cue.place}", "this strip"
+    return NAMES.get(cue.kind, (f"a {cue.kind}, {cue.place}", f"the {cue.kind}"))
 
 
-def summarise(tested: TestedCandidate, verdict: Verdict, q_value: float, n_with_cue: int) -> str:
+def summarise(
+    class_name: str,
+    cue: Description,
+    verdict: Verdict,
+    effect: Effect,
+    q_value: float,
+    n_with_cue: int,
+    removed: float | None,
+    sharing: list[str],
+) -> str:
     """Word a finding: the class, the cue, and the evidence.
 
     Args:
-        tested: the candidate; its cue was added to other images.
+        class_name: of the class.
+        cue: the cue.
         verdict: of the finding.
-        q_value: of the finding.
+        effect: of adding the cue to images of other classes.
+        q_value: of the effect.
         n_with_cue: images of the class with the cue.
+        removed: share of these images that flip to other classes without the cue; None if unknown.
+        sharing: names of other classes that share the cue.
     """
-    assert tested.adding is not None
-    adding, removing = tested.adding.effect, tested.removing.effect
-    class_name = tested.candidate["class_name"]
-    cue, short = name_cue(tested.candidate)
-    relies = "relies on" if verdict == Verdict.CONFIRMED else "may rely on"
+    name, short = name_cue(cue)
+    relies = {
+        Verdict.CONFIRMED: "relies on",
+        Verdict.PROPERTY: "relies on a property of the object:",
+        Verdict.SUSPECTED: "may rely on",
+    }[verdict]
+    targets = class_name
+    if sharing:
+        targets += f" or to classes that share it ({', '.join(sharing)})"
     evidence = [
-        f"adding {short} flips {_percent(adding.flip_rate)} of other images to {class_name} "
-        f"(control {_percent(adding.control_rate)})",
+        f"adding {short} flips {effect.flip_rate:.0%} of other images to {targets} "
+        f"(control {effect.control_rate:.0%})",
         "q < 0.001" if q_value < 0.001 else f"q = {q_value:.3f}",
         f"{n_with_cue} images with the cue",
     ]
-    if tested.removing.reliance:
+    if removed is not None:
         evidence.insert(
-            0,
-            f"removing {short} flips {_percent(removing.flip_rate)} of the images of {class_name} "
-            f"to other classes (control {_percent(removing.control_rate)})",
+            0, f"removing {short} flips {removed:.0%} of the images of {class_name} that have it"
         )
-    return f"{class_name} {relies} {cue}: {'; '.join(evidence)}."
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}"
+    return f"{class_name} {relies} {name}: {'; '.join(evidence)}."

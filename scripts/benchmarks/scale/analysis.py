@@ -56,7 +56,7 @@ def tables(config: Config) -> None:
     setup = run_folder.read_plan(run, []).setup
     rows = run_folder.rows(run, setup)
     parquet.write(discover.class_table(rows, setup), run.analysis("classes"))
-    class_sample.draw_sample(rows, setup, config.analysis.sample_per_class, config.seed)
+    class_sample.draw_sample(rows, config.analysis.sample_per_class, config.seed)
 
 
 STAGES: dict[str, Callable[[Config], None]] = {

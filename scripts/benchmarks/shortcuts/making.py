@@ -90,7 +90,7 @@ def _cutouts(form: Form, sources: dict[str, Path]) -> tuple[Objects, Objects]:
     grounds = []
     for path in sorted(sources["grounds"].glob("*.jpg")):
         ground = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if ground is not None:
+        if ground is not None and min(ground.shape[:2]) >= data.SIZE:
             grounds.append(np.asarray(ground, np.uint8))
     by_class: dict[str, list[data.U8]] = {}
     for path in sorted(sources["cutouts"].rglob("*.png")):

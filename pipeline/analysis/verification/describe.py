@@ -1,0 +1,128 @@
+"""The kind and the place of a cue, from the intervention that describes it best and its masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.analysis import place_words
+from pipeline.analysis.verification import transfers
+from pipeline.analysis.verification.image_pool import Sources
+from pipeline.analysis.verification.interventions import STATISTICS
+from pipeline.analysis.verification.scenes import Scenes
+from pipeline.storage.schema import Row
+
+MIN_EVIDENCE, FULL_EVIDENCE = 0.3, 0.5
+"""Evidence from which a pixel belongs partly, and fully, to the place of a cue."""
+GRID = 16
+"""Rows and columns of the grid on which a place is described."""
+FIXED = 0.45
+"""Mean overlap of the cue's places in two images from which the place counts as fixed."""
+NEAR_MAXIMUM = 0.5
+"""Share of the images' largest agreement from which a cell belongs to a fixed place."""
+WHOLE_BACKGROUND = 0.6
+"""Share of the pixels outside the object from which a region is the background."""
+MUCH_SMALLER = 0.5
+"""Ratio of two differences below which the first is much smaller."""
+WHOLE_OBJECT = 0.5
+"""Share of the object's pixels from which a part is the object."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Kind of a cue, its place in words, its box in fractions of the image; None if it moves."""
+
+    kind: str
+    place: str | None = None
+    region: dict[str, float] | None = None
+
+    def columns(self) -> Row:
+        """The columns kind, place and region of a row."""
+        return {"kind": self.kind, "place": self.place, "region": self.region}
+
+
+def describe_cue(intervention: str, with_cue: Scenes, *, is_local: bool) -> Description:
+    """Describe the cue that an intervention proved.
+
+    Args:
+        intervention: name of the intervention.
+        with_cue: images with the cue. Their objects are outlined without the cue's concepts.
+        is_local: whether a small part of the image has most of the effect.
+    """
+    not_local = intervention == "background" and not is_local
+    if intervention in (*STATISTICS, "object colour") or not_local:
+        return Description(intervention)
+    outside = 1 - with_cue.objects
+    whole = torch.maximum(with_cue.objects, with_cue.active)
+    spread = ((with_cue.evidence - MIN_EVIDENCE) / (FULL_EVIDENCE - MIN_EVIDENCE)).clamp(0, 1)
+    if intervention in ("region", "background"):
+        if _share(spread * outside, outside) >= WHOLE_BACKGROUND:
+            return Description("background")
+    elif _share(spread * whole, whole) >= WHOLE_OBJECT:
+        return Description("object")
+    cells = fixed_cells(spread)
+    if cells is None:
+        return Description("moving")
+    return Description(
+        place_words.kind_of_cells(cells),
+        place_words.place_of_cells(cells),
+        place_words.bounding_box(cells),
+    )
+
+
+def changes_objects(intervention: str, sources: Sources) -> bool:
+    """Whether the statistic that an intervention transfers is that of the objects, too.
+
+    A plain background changes the colours of the whole image, but not those of the object. The
+    groups with and without the cue are compared by the statistic inside and outside the objects.
+
+    Returns:
+        False if the difference of the groups inside the objects is below MUCH_SMALLER times that
+        outside; True otherwise, and for an intervention that transfers no statistic of pixels.
+    """
+    measure = {
+        "colour": transfers.colour_statistics,
+        "texture": transfers.log_strengths,
+        "sharpness": transfers.log_strengths,
+    }.get(intervention)
+    if measure is None:
+        return True
+    inside, outside = (
+        _difference(
+            *(
+                measure(images.pixels, images.objects if on_object else 1 - images.objects)
+                for images in (sources.with_cue, sources.without_cue)
+            )
+        )
+        for on_object in (True, False)
+    )
+    return inside >= MUCH_SMALLER * outside
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference of the means of statistics (n, d) and (m, d)."""
+    return float((one.mean(dim=0) - other.mean(dim=0)).abs().max())
+
+
+def fixed_cells(spread: Tensor) -> NDArray[np.bool_] | None:
+    """Cells (GRID, GRID) of the place that the images' cues share; None if they share none.
+
+    Args:
+        spread: (n, 1, H, W) in [0, 1], the cue in each image.
+    """
+    maps = F.adaptive_avg_pool2d(spread, GRID)[:, 0]
+    mean = maps.mean(dim=0)
+    overlap = mean.square().sum() / maps.square().sum(dim=(1, 2)).mean().clamp_min(1e-9)
+    if float(overlap) < FIXED:
+        return None
+    return np.asarray((mean >= NEAR_MAXIMUM * mean.max()).cpu())
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    shares = part.sum(dim=(1, 2, 3)) / whole.sum(dim=(1, 2, 3)).clamp_min(1)
+    return float(torch.nan_to_num(shares).mean())

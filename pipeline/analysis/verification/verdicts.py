@@ -1,0 +1,180 @@
+"""The verdict on a tested candidate: what its interventions prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from pipeline.analysis.verification.candidate_tests import TestedCandidate
+from pipeline.analysis.verification.effects import Effect
+from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS
+from pipeline.config import AnalysisConfig
+from pipeline.storage.values import Verdict
+
+PROPERTY_FACTOR = 1.5
+"""How much larger than min_effect the gain of an intervention on the object must be."""
+SURELY = 0.75
+"""Share of the least gain that the lower bound of its confidence interval must reach. With few
+images without the cue, the interval is wide: these may be odd images, rather than normal ones that
+lack the cue."""
+MUCH_STRONGER = 2.0
+"""Ratio of the gains from which the part on the object describes the cue, not what is beside it."""
+ENOUGH = 0.8
+"""Share of the largest gain from which a statistic of the whole picture describes the cue."""
+WHOLE_PICTURE = (*STATISTICS, "background", "object colour")
+"""Interventions that name one cue of a class at most."""
+LOCAL = 0.7
+"""Share of the background's gain from which a region of it describes the cue."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A tested candidate with its verdict.
+
+    Attributes:
+        tested: the candidate.
+        verdict: None if nothing is claimed.
+        intervention: name of the intervention that describes the cue best; "" without a test.
+        q_value: Benjamini-Hochberg q-value of its effect.
+        reason: why nothing is claimed; empty with a verdict.
+        in_place: name of the best intervention on a region or the background that passed, too; ""
+            if none did.
+        is_local: whether a small part has most of the effect, so that the cue has a place.
+    """
+
+    tested: TestedCandidate
+    verdict: Verdict | None = None
+    intervention: str = ""
+    q_value: float = 1.0
+    reason: str = ""
+    in_place: str = ""
+    is_local: bool = False
+
+    @property
+    def effect(self) -> Effect | None:
+        """Effect of the best intervention; None where none was tested."""
+        return self.tested.effects.get(self.intervention)
+
+    @property
+    def gain(self) -> float:
+        """Gain of the best intervention; 0 where none was tested."""
+        return self.effect.gain if self.effect else 0.0
+
+
+def decide_all(tested: list[TestedCandidate], limits: AnalysisConfig) -> list[Decision]:
+    """Decide on all candidates of a run.
+
+    The q-values are those of Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B
+    1995, over all interventions on all candidates; one that was screened only counts with p = 1.
+    """
+    keys = [(each, name) for each in tested for name in each.screened]
+    p_values = [each.effects[name].p_value if name in each.effects else 1.0 for each, name in keys]
+    q_values = stats.false_discovery_control(p_values) if keys else np.array([])
+    by_candidate: dict[int, dict[str, float]] = {}
+    for (each, name), q_value in zip(keys, q_values, strict=True):
+        by_candidate.setdefault(id(each), {})[name] = float(q_value)
+    return [decide(each, by_candidate.get(id(each), {}), limits) for each in tested]
+
+
+def merge_same(decisions: list[Decision]) -> list[Decision]:
+    """Claim only the first of a class's decisions that name the same whole-picture intervention.
+
+    Groups of images divide a statistic of the whole picture, or a background, differently, but the
+    cue is the same.
+    """
+    claimed: set[tuple[int, str]] = set()
+    kept = []
+    for each in decisions:
+        key = each.tested.class_index, each.intervention
+        decision = each
+        if each.verdict and each.intervention in WHOLE_PICTURE and key in claimed:
+            reason = "another finding of the class names the same cue"
+            decision = replace(each, verdict=None, reason=reason)
+        elif each.verdict:
+            claimed.add(key)
+        kept.append(decision)
+    return kept
+
+
+def decide(tested: TestedCandidate, q_values: dict[str, float], limits: AnalysisConfig) -> Decision:
+    """Decide on a candidate.
+
+    Args:
+        tested: the candidate.
+        q_values: of its interventions.
+        limits: the analysis settings. A shortcut is confirmed by an intervention that leaves the
+            object out, whose gain reaches min_effect with a q-value below fdr, and in the median
+            over the recipients' classes half of it. A property of the object needs PROPERTY_FACTOR
+            times min_effect.
+    """
+    best = max(tested.effects, key=lambda name: tested.effects[name].gain, default="")
+    if not best:
+        return Decision(tested, reason=tested.reason)
+    passed = [
+        name
+        for name, effect in tested.effects.items()
+        if _passes(name, effect, q_values[name], limits)
+    ]
+    if not passed:
+        why = _why_not(tested.effects[best], limits)
+        return Decision(tested, intervention=best, q_value=q_values[best], reason=why)
+    chosen = _describe_best(tested, passed)
+    effect = tested.effects[chosen]
+    general = effect.median_gain >= limits.min_effect / 2
+    proven = INTERVENTIONS[chosen].leaves_object_out
+    verdict = Verdict.CONFIRMED if proven else Verdict.PROPERTY
+    in_place = _best_in_place({name: tested.effects[name].gain for name in passed})
+    return Decision(
+        tested,
+        verdict if general else Verdict.SUSPECTED,
+        chosen,
+        q_values[chosen],
+        in_place=in_place,
+        is_local=_is_local(tested, in_place),
+    )
+
+
+def _passes(name: str, effect: Effect, q_value: float, limits: AnalysisConfig) -> bool:
+    factor = 1.0 if INTERVENTIONS[name].leaves_object_out else PROPERTY_FACTOR
+    least = factor * limits.min_effect
+    return effect.gain >= least and effect.ci_low >= SURELY * least and q_value < limits.fdr
+
+
+def _why_not(effect: Effect, limits: AnalysisConfig) -> str:
+    if effect.gain < limits.min_effect:
+        return f"the largest gain is {effect.gain:.0%}, less than {limits.min_effect:.0%}"
+    return "the effect may be chance, or is too small for a property of the object"
+
+
+def _describe_best(tested: TestedCandidate, passed: list[str]) -> str:
+    """The intervention that describes the cue best, of those that passed."""
+    gains = {name: tested.effects[name].gain for name in passed}
+    outside = [name for name in passed if INTERVENTIONS[name].leaves_object_out]
+    on_object = [name for name in passed if name not in outside]
+    best_outside = max((gains[name] for name in outside), default=0.0)
+    if on_object and max(gains[name] for name in on_object) >= MUCH_STRONGER * best_outside:
+        if gains.get("object colour", 0.0) >= ENOUGH * gains.get("part", 0.0):
+            return "object colour"
+        return "part"
+    for name in STATISTICS:
+        if gains.get(name, 0.0) >= ENOUGH * best_outside:
+            return name
+    return _best_in_place(gains)
+
+
+def _is_local(tested: TestedCandidate, in_place: str) -> bool:
+    """Whether a region, or the part with the strongest evidence, has most of the effect."""
+    part = tested.effects["part"].gain if "part" in tested.effects else 0.0
+    return in_place == "region" or (
+        bool(in_place) and part >= LOCAL * tested.effects[in_place].gain
+    )
+
+
+def _best_in_place(gains: dict[str, float]) -> str:
+    """ "region" or "background", by their gains; "" where neither passed."""
+    region, background = (gains.get(name, 0.0) for name in ("region", "background"))
+    if not max(region, background):
+        return ""
+    return "region" if region >= LOCAL * background else "background"

@@ -1,0 +1,252 @@
+"""Verification of all candidates of a run: tests, claims, and what removing a claimed cue shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.analysis.audited_model import AuditedModel
+from pipeline.analysis.verification import (
+    describe,
+    illustration,
+    image_pool,
+    reliance,
+    scenes,
+    verdicts,
+)
+from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
+from pipeline.analysis.verification.findings import Finding
+from pipeline.analysis.verification.image_pool import (
+    SCREENING,
+    TEST,
+    ImagePool,
+    SourceLoader,
+    Sources,
+)
+from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS, Intervention
+from pipeline.analysis.verification.reliance import Removal
+from pipeline.analysis.verification.scenes import Scenes
+from pipeline.analysis.verification.verdicts import Decision
+from pipeline.config import AnalysisConfig
+from pipeline.storage.schema import Row
+from pipeline.storage.values import Verdict
+
+MIN_NEW_SHARE = 0.3
+"""Share of a candidate's images with the cue that no claimed candidate of the class explains; a
+candidate with a smaller share is not tested."""
+MIN_NEW_IMAGES = 6
+"""Fewest such images."""
+MIN_RECIPIENTS = 8
+"""Fewest recipients of a repeated test."""
+
+NUMBERS_PER_CLASS = 100
+"""Numbers of the candidates of a class, from which their random generators are made."""
+
+Concepts = Callable[[str], pa.Table]
+"""From a candidate's id to its rows of concepts_schema."""
+
+
+@dataclass
+class Verification:
+    """Tests candidates, and collects the decisions.
+
+    Attributes:
+        model: the audited model.
+        pool: recipients of all classes.
+        limits: the analysis settings.
+        grid: rows and columns of the concept maps.
+        concepts: the concept maps of each candidate.
+        seed: seed of all draws.
+        null_tests: candidates whose images were divided at random.
+    """
+
+    model: AuditedModel
+    pool: ImagePool
+    limits: AnalysisConfig
+    grid: tuple[int, int]
+    concepts: Concepts
+    seed: int
+    null_tests: list[TestedCandidate] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.loader = SourceLoader(self.model, self.grid)
+        self.tester = CandidateTester(self.model, self.pool, self.limits, self.seed)
+
+    def run(self, candidates: list[Row]) -> list[Decision]:
+        """Test all candidates, class by class, and decide on them."""
+        by_class: dict[int, list[Row]] = {}
+        for row in candidates:
+            by_class.setdefault(row["class_index"], []).append(row)
+        n_null = -(-self.limits.permutations // max(1, len(by_class)))
+        tested = [each for rows in by_class.values() for each in self._test_class(rows, n_null)]
+        for each in self._claimed(tested):
+            self._repeat_without_other_cues(each, self._claimed(tested))
+        return verdicts.merge_same(verdicts.decide_all(tested, self.limits))
+
+    def count_false_alarms(self) -> tuple[int, int]:
+        """Divisions at random with a confirmed finding, which is false, and all of them."""
+        decisions = verdicts.decide_all(self.null_tests, self.limits)
+        confirmed = sum(each.verdict == Verdict.CONFIRMED for each in decisions)
+        return confirmed, len(decisions)
+
+    def describe(self, decision: Decision, verdict: Verdict) -> Finding:
+        """Describe the cue of a claimed candidate, and remove it from the images that have it."""
+        tested = decision.tested
+        sources = self._tested_sources(tested)
+        if decision.in_place and not describe.changes_objects(decision.intervention, sources):
+            decision = replace(decision, intervention=decision.in_place)
+        recipients = self.pool.of_other_classes(tested.class_index, TEST)
+        shown = illustration.illustrate(
+            self.model,
+            _removing(decision),
+            recipients,
+            sources,
+            tested.class_index,
+        )
+        removal = self._remove(decision, sources.without_cue, recipients)
+        cue = describe.describe_cue(
+            decision.intervention, sources.with_cue, is_local=decision.is_local
+        )
+        return Finding(decision, verdict, cue, removal, shown)
+
+    def _remove(self, decision: Decision, without_cue: Scenes, recipients: Scenes) -> Removal:
+        """Remove the cue from the images that are predicted as the class.
+
+        A statistic of the whole picture is replaced by that of images of other classes, in all
+        images of the class: groups do not divide it sharply. Content is replaced by that of images
+        of the class without the cue, so that a removal does not add another object.
+        """
+        tested = decision.tested
+        rows = self.concepts(tested.candidate["candidate_id"])
+        rows = rows.filter(pc.equal(rows["pred_index"], tested.class_index))
+        is_statistic = decision.intervention in STATISTICS
+        if not is_statistic:
+            rows = image_pool.has_maps(rows.filter(rows["has_cue"]))
+        rng = np.random.default_rng((self.seed, tested.number, 1))
+        removal = reliance.join(
+            [
+                reliance.remove_cue(
+                    self.model,
+                    _removing(decision),
+                    self.loader.scenes(rows.slice(start, image_pool.MAX_SOURCES)),
+                    recipients if is_statistic else without_cue,
+                    tested.class_index,
+                    rng,
+                )
+                for start in range(0, len(rows), image_pool.MAX_SOURCES)
+            ]
+        )
+        if not is_statistic:
+            return removal
+        has_cue = rows["has_cue"].to_numpy(zero_copy_only=False)
+        return removal.select(has_cue | (removal.reliance >= reliance.RELIES))
+
+    def _load(self, tested: TestedCandidate, half: int) -> Sources | None:
+        """Load one half of the source images of a candidate, the same ones each time."""
+        concepts = self.concepts(tested.candidate["candidate_id"])
+        return self.loader.sources(tested.candidate, concepts, half, self.seed)
+
+    def _tested_sources(self, tested: TestedCandidate) -> Sources:
+        """The source images that a candidate was tested with."""
+        sources = self._load(tested, TEST) or self._load(tested, SCREENING)
+        assert sources is not None  # it was tested
+        return sources
+
+    def _test_class(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
+        """Test the candidates of a class, the most promising first."""
+        ordered = sorted(rows, key=lambda row: -row["statistic"] * row["contribution"])
+        explained: set[int] = set()
+        for position, row in enumerate(ordered):
+            number = int(row["class_index"]) * NUMBERS_PER_CLASS + position
+            new = [index for index in row["donor_index"] if index not in explained]
+            tested = TestedCandidate({**row, "donor_index": new}, number)
+            if len(new) < max(MIN_NEW_IMAGES, MIN_NEW_SHARE * len(row["donor_index"])):
+                tested.reason = "its images have the cue of another finding"
+                yield tested
+                continue
+            self.tester.test(tested, partial(self._load, tested), INTERVENTIONS)
+            if position == 0:
+                self._test_at_random(tested, n_null)
+            if self._claimed([tested]):
+                explained.update(row["donor_index"])
+            yield tested
+
+    def _test_at_random(self, tested: TestedCandidate, n_times: int) -> None:
+        """Test random divisions of a candidate's images, with what can confirm a shortcut."""
+        halves = [self._load(tested, half) for half in (SCREENING, TEST)]
+        if None in halves:
+            return
+        names = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
+        for repeat in range(n_times):
+            number = tested.number + NUMBERS_PER_CLASS // 2 + repeat
+            rng = np.random.default_rng((self.seed, number))
+            permuted = [half.permute(rng) for half in halves if half]
+            null = TestedCandidate(tested.candidate, number)
+            self.null_tests.append(self.tester.test(null, permuted.__getitem__, names))
+
+    def _claimed(self, tested: list[TestedCandidate]) -> list[TestedCandidate]:
+        """Those candidates that would be claimed if no others had been tested."""
+        return [
+            each
+            for each in tested
+            if verdicts.decide(
+                each, {name: effect.p_value for name, effect in each.effects.items()}, self.limits
+            ).verdict
+        ]
+
+    def _repeat_without_other_cues(
+        self, tested: TestedCandidate, claimed: list[TestedCandidate]
+    ) -> None:
+        """Repeat a test without recipients that have a stronger claimed cue of their own class.
+
+        An intervention may destroy the cue of a recipient, whose prediction then changes although
+        nothing was added.
+        """
+        gain = _largest_gain(tested)
+        stronger = [
+            each
+            for each in claimed
+            if each.class_index != tested.class_index and _largest_gain(each) > gain
+        ]
+        having = {index for each in stronger for index in self._images_with_cue(each)}
+        recipients = self.pool.of_other_classes(tested.class_index, TEST)
+        has_cue = np.isin(recipients.index.cpu().numpy(), sorted(having))
+        if not has_cue.any():
+            return
+        free = recipients.select(scenes.to_tensor(np.flatnonzero(~has_cue), recipients.pixels))
+        if len(free) < MIN_RECIPIENTS:
+            lacking = [self._tested_sources(each).without_cue for each in stronger]
+            extra = scenes.concatenate(free, *lacking)
+            free = extra.select(extra.classes != tested.class_index)
+        rng = np.random.default_rng((self.seed, tested.number, 2))
+        if len(free) < MIN_RECIPIENTS:
+            tested.effects.clear()
+            tested.reason = "all images of other classes have cues of their own"
+            return
+        sources = self._tested_sources(tested)
+        for name in list(tested.effects):
+            tested.effects[name] = self.tester.measure(
+                tested, sources, INTERVENTIONS[name], rng, free
+            )
+
+    def _images_with_cue(self, tested: TestedCandidate) -> list[int]:
+        rows = self.concepts(tested.candidate["candidate_id"])
+        return [int(index) for index in rows.filter(rows["has_cue"])["index"].to_pylist()]
+
+
+def _removing(decision: Decision) -> Intervention:
+    """The intervention that removes a claimed cue and changes the least.
+
+    A cue with a place that was proven by a new background is removed from its place alone.
+    """
+    is_part = decision.is_local and decision.intervention == "background"
+    return INTERVENTIONS["part" if is_part else decision.intervention]
+
+
+def _largest_gain(tested: TestedCandidate) -> float:
+    return max((effect.gain for effect in tested.effects.values()), default=0.0)
