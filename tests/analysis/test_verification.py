@@ -30,7 +30,7 @@ from pipeline.analysis.verification import (
     verdicts,
     wording,
 )
-from pipeline.analysis.verification.candidate_tests import TestedCandidate
+from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.describe import Description
 from pipeline.analysis.verification.effects import Effect
 from pipeline.analysis.verification.findings import Finding
@@ -361,6 +361,32 @@ def test_a_trial_counts_flips_of_the_same_recipients() -> None:
     assert trial.gain == 1
     assert trial.effect(np.random.default_rng(0)).sharing == ()
     assert set(trial.classes.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(("name", "gain"), [("region", 0.5), ("colour", 0.1)])
+def test_a_statistic_counts_only_if_other_classes_do_not_have_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, gain: float
+) -> None:
+    """Sources of the class give a gain of 0.5; of other classes nearly the same flips, 0.1."""
+    recipients = batch(50)
+    sources = image_pool.Sources(batch(seed=1), batch(seed=2))
+
+    def run_trial(*arguments: Any) -> trials.Trial:
+        used, n = arguments[3], arguments[5]
+        share = 0.1 if used.without_cue is recipients else 0.5
+        number = np.arange(n)
+        predicted = np.where(number < share * n, 0, 1)
+        ones = np.ones(n, np.int64)
+        return trials.Trial(0, predicted, ones, np.zeros(n), number, number, ones)
+
+    monkeypatch.setattr(trials, "run_trial", run_trial)
+    model = make_model()
+    pool = ImagePool((recipients, recipients))
+    tester = CandidateTester(model, pool, AnalysisConfig(), 0)
+    tested = TestedCandidate({"class_index": 0}, 0)
+    rng = np.random.default_rng(0)
+    effect = tester.measure(tested, sources, INTERVENTIONS[name], rng, recipients)
+    assert effect.gain == pytest.approx(gain, abs=0.01)
 
 
 def test_a_candidate_with_too_few_images_is_not_tested() -> None:
