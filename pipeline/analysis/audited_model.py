@@ -69,11 +69,11 @@ class AuditedModel:
         return pixels, objects
 
     def activations(self, images: Tensor) -> Tensor:
-        """Compute the target layer's output (n, C, h, w) float16 for images (n, 3, H, W) uint8."""
+        """Compute the target layer's output (n, C, h, w) bfloat16 for images (n, 3, H, W) uint8."""
         self.n_predicted += len(images)
         with self.classifier.cut_graph() as forward:
             blocks = [
-                forward(self.classifier.input(block))[1].detach().half()
+                forward(self.classifier.input(block))[1].detach().bfloat16()
                 for block in torch.split(images, BATCH)
             ]
         return torch.cat(blocks)

@@ -176,10 +176,11 @@ class ClassEvidence:
 
     Attributes:
         logits: (N, K) float32.
-        activations: (N, C, h, w) float16.
-        gradients: (N, C, h, w) float16, of the logit of the class minus the mean logit of all other
-            classes. Two classes that share a cue both keep their evidence, which a difference to
-            the second most probable class would cancel.
+        activations: (N, C, h, w) bfloat16, whose range is that of float32: half the memory, and no
+            large activation becomes infinite, no small gradient 0.
+        gradients: (N, C, h, w) bfloat16, of the logit of the class minus the mean logit of the
+            other classes. Two classes that share a cue both keep their evidence, which a
+            difference to the second most probable class would cancel.
     """
 
     logits: Tensor
@@ -209,7 +210,7 @@ def class_evidence(
     difference = own - (logits.sum(dim=1) - own) / n_others
     (gradients,) = torch.autograd.grad(difference.sum(), activations)
     return ClassEvidence(
-        logits.detach().float(), activations.detach().half(), gradients.detach().half()
+        logits.detach().float(), activations.detach().bfloat16(), gradients.detach().bfloat16()
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analysis.ranking.decisions import IMAGE_COLUMNS
-from pipeline.analysis.shortcuts.groups import MIN_GROUP, MIN_SHARE
+from pipeline.analysis.shortcuts.divisions import MIN_GROUP, MIN_SHARE
 from pipeline.config import Config
 from pipeline.report import changes, classes, findings, overview, suspects
 from pipeline.report.aggregates import FocusSample, Totals

@@ -17,7 +17,6 @@ A cue on the object cannot be told from a property of the object.
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from pipeline.analysis.shortcuts.candidates import METADATA
 from pipeline.analysis.verification import findings, random_head
 from pipeline.analysis.verification.image_pool import SCREENING, ImagePool
 from pipeline.analysis.verification.verdicts import Decision
-from pipeline.analysis.verification.verification import Verification
+from pipeline.analysis.verification.verifier import Verifier
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.storage import parquet, run_folder
@@ -84,12 +83,12 @@ def _verify(
     rng = np.random.default_rng(config.seed)
     pool = ImagePool.draw(model, sample, config.analysis.trials, rng)
     _check_heatmaps(model, pool, config, journal)
-    verification = Verification(
+    verification = Verifier(
         model,
         pool,
         config.analysis,
         setup.grid,
-        partial(_rows_of, concepts),
+        _rows_of_candidates(concepts).__getitem__,
         config.seed,
     )
     decisions = verification.run(candidates)
@@ -104,8 +103,14 @@ def _verify(
     }
 
 
-def _rows_of(concepts: pa.Table, candidate_id: str) -> pa.Table:
-    return concepts.filter(pc.equal(concepts["candidate_id"], candidate_id))
+def _rows_of_candidates(concepts: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each candidate, which stand together, by its id; nothing is copied."""
+    runs = pc.run_end_encode(concepts["candidate_id"].combine_chunks())
+    ends = runs.run_ends.to_pylist()
+    return {
+        name: concepts.slice(start, end - start)
+        for name, start, end in zip(runs.values.to_pylist(), [0, *ends], ends, strict=False)
+    }
 
 
 def _check_heatmaps(model: AuditedModel, pool: ImagePool, config: Config, journal: Journal) -> None:
@@ -122,7 +127,7 @@ def _check_heatmaps(model: AuditedModel, pool: ImagePool, config: Config, journa
 
 
 def _report_reliability(
-    verification: Verification, decisions: list[Decision], journal: Journal
+    verification: Verifier, decisions: list[Decision], journal: Journal
 ) -> None:
     """Log the bound on false findings and the number of predictions; keep both in the journal."""
     found, comparisons = verification.count_false_alarms()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.analysis.shortcuts import groups
+from pipeline.analysis.shortcuts import divisions
 from pipeline.analysis.shortcuts.concepts import Concepts
 
 GRID, CHANNELS = 4, 16
@@ -63,7 +63,7 @@ def test_images_with_a_cue_are_divided_from_the_others(n_with: int) -> None:
     activations, truth = planted(n_with=n_with)
     gradients = torch.full_like(activations, 0.1)
     maps = Concepts.fit(activations, seed=0).maps(activations, gradients)
-    best = groups.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)[0]
+    best = divisions.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)[0]
     np.testing.assert_array_equal(best.with_cue, truth)
     np.testing.assert_array_equal(best.without_cue, ~truth)
     assert best.share == pytest.approx(n_with / 120)
@@ -74,7 +74,7 @@ def test_images_with_a_cue_are_divided_from_the_others(n_with: int) -> None:
 def test_the_concepts_of_the_cue_have_the_weight_and_those_of_the_object_none() -> None:
     activations, truth = planted()
     maps = Concepts.fit(activations, seed=0).maps(activations, torch.full_like(activations, 0.1))
-    best = groups.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)[0]
+    best = divisions.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)[0]
     cue = (maps.strength @ best.weights)[truth].mean(axis=0)
     assert np.unravel_index(cue.argmax(), cue.shape) == (0, 0)
     assert cue[1:3, 1:3].max() < 0.05 * cue[0, 0]
@@ -85,7 +85,7 @@ def test_what_lowers_the_logit_is_no_cue() -> None:
     gradients = torch.full_like(activations, 0.1)
     gradients[:, 8:10] = -0.5
     maps = Concepts.fit(activations, seed=0).maps(activations, gradients)
-    found = groups.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)
+    found = divisions.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)
     assert not any(np.array_equal(each.with_cue, truth) for each in found)
 
 
@@ -93,7 +93,7 @@ def test_images_of_other_classes_are_scored_but_not_divided() -> None:
     activations, truth = planted()
     of_class = np.arange(len(truth)) % 4 > 0
     maps = Concepts.fit(activations, seed=0).maps(activations, torch.full_like(activations, 0.1))
-    best = groups.find_divisions(maps, of_class, NO_OTHERS)[0]
+    best = divisions.find_divisions(maps, of_class, NO_OTHERS)[0]
     assert not (best.with_cue | best.without_cue)[~of_class].any()
     np.testing.assert_array_equal(best.score > best.threshold, truth)
 
@@ -101,14 +101,14 @@ def test_images_of_other_classes_are_scored_but_not_divided() -> None:
 def test_identical_images_have_no_divisions() -> None:
     activations = torch.ones(40, CHANNELS, GRID, GRID)
     maps = Concepts.fit(activations, seed=0).maps(activations, torch.ones_like(activations))
-    assert groups.find_divisions(maps, np.ones(40, bool), NO_OTHERS) == []
+    assert divisions.find_divisions(maps, np.ones(40, bool), NO_OTHERS) == []
 
 
 def test_the_same_seed_gives_the_same_divisions() -> None:
     activations, truth = planted()
     gradients = torch.full_like(activations, 0.1)
     both = [
-        groups.find_divisions(
+        divisions.find_divisions(
             Concepts.fit(activations, seed=0).maps(activations, gradients),
             np.ones(len(truth), bool),
             NO_OTHERS,

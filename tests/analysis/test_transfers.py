@@ -10,7 +10,7 @@ from scipy import fft
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.analysis.verification import transfers
+from pipeline.analysis.interventions import transfers
 
 
 def random_images(n: int = 4, size: int = 32, seed: int = 0) -> Tensor:

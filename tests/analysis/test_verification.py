@@ -15,30 +15,30 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pipeline.analysis.audited_model import AuditedModel
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
+from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.shortcuts import candidates
 from pipeline.analysis.shortcuts.candidates import ClassImages, OtherImages
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.verification import (
-    describe,
+    description,
     effects,
     findings,
     illustration,
     image_pool,
     random_head,
-    scenes,
     trials,
     verdicts,
     wording,
 )
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
-from pipeline.analysis.verification.describe import Description
+from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.effects import Effect
 from pipeline.analysis.verification.findings import Finding
 from pipeline.analysis.verification.image_pool import SCREENING, TEST, ImagePool, SourceLoader
-from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS
-from pipeline.analysis.verification.scenes import Scenes
 from pipeline.analysis.verification.verdicts import Decision
-from pipeline.analysis.verification.verification import Verification
+from pipeline.analysis.verification.verifier import Verifier
 from pipeline.cam.graph import CHANNELS_FIRST, Layout
 from pipeline.config import AnalysisConfig
 from pipeline.data.source import DecodedImage
@@ -133,17 +133,17 @@ def found_candidates(model: AuditedModel) -> tuple[list[dict[str, Any]], pa.Tabl
     return rows, pa.concat_tables([empty, *tables])
 
 
-def verification_of(model: AuditedModel, concepts: pa.Table) -> Verification:
+def verification_of(model: AuditedModel, concepts: pa.Table) -> Verifier:
     pool = ImagePool.draw(model, sample_of(model), LIMITS.trials, np.random.default_rng(0))
 
     def rows_of(identifier: str) -> pa.Table:
         return concepts.filter(pc.equal(concepts["candidate_id"], identifier))
 
-    return Verification(model, pool, LIMITS, (GRID, GRID), rows_of, 0)
+    return Verifier(model, pool, LIMITS, (GRID, GRID), rows_of, 0)
 
 
 @pytest.fixture(scope="module")
-def verified() -> tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]]:
+def verified() -> tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]]:
     """A model that relies on the cue: verification, decisions and candidates."""
     model = make_model()
     rows, concepts = found_candidates(model)
@@ -168,6 +168,19 @@ def test_the_images_with_the_cue_are_the_first_candidate_of_their_class() -> Non
             assert int(np.argmax(row["presence"])) == (GRID - 1) * GRID
 
 
+def test_large_activations_stay_finite() -> None:
+    """Beyond 65,504 float16 would be infinite."""
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.classifier.module.parameters():
+            parameter *= 1e6
+    images, _ = model.load_images(np.arange(80, 84))
+    evidence = model.evidence(images, 2)
+    assert float(evidence.activations.max()) > 65_504
+    assert bool(evidence.activations.isfinite().all())
+    assert bool(evidence.gradients.isfinite().all())
+
+
 def test_the_group_table_counts_and_rates_all_four_groups() -> None:
     rows, _ = found_candidates(make_model())
     first = next(row for row in rows if row["class_name"] == "blue")
@@ -189,7 +202,7 @@ def test_an_unreadable_image_is_named() -> None:
 
 
 def test_the_cue_is_confirmed_with_its_place_and_nothing_else(
-    verified: tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]],
+    verified: tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]],
 ) -> None:
     _, verification, decisions, _ = verified
     (decision,) = claimed(decisions)
@@ -212,7 +225,7 @@ def test_an_unused_cue_is_no_finding() -> None:
 
 
 def test_what_is_not_claimed_is_kept_with_its_reason(
-    verified: tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]],
+    verified: tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]],
 ) -> None:
     *_, decisions, rows = verified
     kept = list(findings.trial_rows(decisions))
@@ -223,14 +236,16 @@ def test_what_is_not_claimed_is_kept_with_its_reason(
 
 
 def test_random_divisions_of_the_images_confirm_nothing(
-    verified: tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]],
+    verified: tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]],
 ) -> None:
     _, verification, *_ = verified
     assert verification.count_false_alarms() == (0, LIMITS.permutations)
+    keys = [each.key for each in verification.null_tests]
+    assert len(set(keys)) == LIMITS.permutations
 
 
 def test_the_same_seed_gives_the_same_decisions(
-    verified: tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]],
+    verified: tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]],
 ) -> None:
     *_, decisions, rows = verified
     model = make_model()
@@ -240,7 +255,7 @@ def test_the_same_seed_gives_the_same_decisions(
 
 
 def test_illustrations_hold_the_models_predictions_and_support_the_finding(
-    verified: tuple[AuditedModel, Verification, list[Decision], list[dict[str, Any]]],
+    verified: tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]],
 ) -> None:
     model, verification, decisions, _ = verified
     (decision,) = claimed(decisions)
@@ -383,7 +398,7 @@ def test_a_statistic_counts_only_if_other_classes_do_not_have_it(
     model = make_model()
     pool = ImagePool((recipients, recipients))
     tester = CandidateTester(model, pool, AnalysisConfig(), 0)
-    tested = TestedCandidate({"class_index": 0}, 0)
+    tested = TestedCandidate({"class_index": 0}, (0, 0))
     rng = np.random.default_rng(0)
     effect = tester.measure(tested, sources, INTERVENTIONS[name], rng, recipients)
     assert effect.gain == pytest.approx(gain, abs=0.01)
@@ -451,7 +466,7 @@ def effect_of(gain: float, *, p: float = 1e-6, median: float | None = None) -> E
 
 def decision_of(gains: dict[str, float], **more: Any) -> Decision:
     """The decision on a candidate with effects of these gains."""
-    tested = TestedCandidate({"class_index": 0, "candidate_id": "c"}, 0)
+    tested = TestedCandidate({"class_index": 0, "candidate_id": "c"}, (0, 0))
     tested.screened = dict.fromkeys(INTERVENTIONS, 0.0)
     tested.effects = {name: effect_of(gain, **more) for name, gain in gains.items()}
     return verdicts.decide_all([tested], AnalysisConfig())[0]
@@ -496,23 +511,23 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
 
 def test_a_cue_is_described_by_its_place() -> None:
     images = batch()
-    assert describe.describe_cue("region", images, is_local=False).kind in (
+    assert description.describe_cue("region", images, is_local=False).kind in (
         "patch",
         "region",
     )
     everywhere = replace(
         images, presence=torch.ones_like(images.presence), evidence=torch.ones_like(images.evidence)
     )
-    assert describe.describe_cue("background", images, is_local=True).kind == "region"
-    assert describe.describe_cue("region", everywhere, is_local=False).kind == "background"
-    assert describe.describe_cue("part", everywhere, is_local=False).kind == "object"
+    assert description.describe_cue("background", images, is_local=True).kind == "region"
+    assert description.describe_cue("region", everywhere, is_local=False).kind == "background"
+    assert description.describe_cue("part", everywhere, is_local=False).kind == "object"
     for name in (*STATISTICS, "background", "object colour"):
-        assert describe.describe_cue(name, images, is_local=False) == Description(name)
+        assert description.describe_cue(name, images, is_local=False) == Description(name)
     moving = torch.zeros_like(images.evidence)
     for number, start in enumerate((0, 8, 16, 24)):
         moving[number, :, start : start + 6, start : start + 6] = 1
     scattered = replace(images, evidence=moving, objects=torch.zeros_like(images.objects))
-    assert describe.describe_cue("region", scattered, is_local=False) == Description("moving")
+    assert description.describe_cue("region", scattered, is_local=False) == Description("moving")
 
 
 def test_colours_of_the_background_alone_are_no_colours_of_the_picture() -> None:
@@ -524,17 +539,17 @@ def test_colours_of_the_background_alone_are_no_colours_of_the_picture() -> None
     plain = painted(0.0, 0.0, 1)
     whole = image_pool.Sources(painted(60.0, 60.0, 2), plain)
     behind = image_pool.Sources(painted(0.0, 60.0, 2), plain)
-    assert describe.changes_objects("colour", whole)
-    assert not describe.changes_objects("colour", behind)
-    assert describe.changes_objects("region", behind)
+    assert description.changes_objects("colour", whole)
+    assert not description.changes_objects("colour", behind)
+    assert description.changes_objects("region", behind)
 
 
 def finding_with(cue: Description) -> Finding:
     tested = TestedCandidate(
-        {"class_index": 0, "class_name": "red", "candidate_id": "c", "groups": None}, 0
+        {"class_index": 0, "class_name": "red", "candidate_id": "c", "groups": None}, (0, 0)
     )
     tested.effects = {"region": effect_of(0.5)}
-    decision = Decision(tested, Verdict.CONFIRMED, "region", 0.001, is_local=True)
+    decision = Decision(tested, Verdict.CONFIRMED, "region", {"region": 0.001}, is_local=True)
     return Finding(decision, Verdict.CONFIRMED, cue)
 
 

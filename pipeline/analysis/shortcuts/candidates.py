@@ -17,10 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.analysis.shortcuts import groups
+from pipeline.analysis.shortcuts import divisions
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.shortcuts.concepts import ConceptMaps, Concepts, Floats
-from pipeline.analysis.shortcuts.groups import Bools, Division
+from pipeline.analysis.shortcuts.divisions import Bools, Division
 from pipeline.analysis.shortcuts.metadata import Association
 from pipeline.engine.inference import ClassEvidence
 from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
@@ -78,12 +78,11 @@ def find_candidates(
         others.sample.predicted != images.class_index
     )
     other = others.sample.select(outside)
-    other_features = groups.summarise(concepts.strength(others.activations[outside.tolist()]))
+    other_features = divisions.summarise(concepts.strength(others.activations[outside.tolist()]))
     of_class = images.sample.own == images.class_index
-    divisions = groups.find_divisions(maps, of_class, other_features)
+    found = divisions.find_divisions(maps, of_class, other_features)
     rng = np.random.default_rng((seed, images.class_index))
-    for number, division in enumerate(divisions, start=1):
-        has_cue = division.score > division.threshold
+    for number, division in enumerate(found, start=1):
         elsewhere = other_features @ division.direction > division.threshold
         row = {
             "class_index": images.class_index,
@@ -96,7 +95,7 @@ def find_candidates(
             "contribution": division.contribution,
             "donor_index": images.sample.index[division.with_cue].tolist(),
             "without_index": images.sample.index[division.without_cue].tolist(),
-            "groups": _group_table(images.sample, of_class, has_cue, other, elsewhere),
+            "groups": _group_table(images.sample, of_class, division.has_cue, other, elsewhere),
         }
         complete = {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
         yield complete, _concept_rows(complete["candidate_id"], images, maps, division, rng)
@@ -173,14 +172,13 @@ def _concept_rows(
     own = logits[:, images.class_index].copy()
     logits[:, images.class_index] = -np.inf
     positive = np.maximum(maps.contribution, 0)
-    has_cue = division.score > division.threshold
-    shown = has_cue & (sample.predicted == images.class_index)
+    shown = division.has_cue & (sample.predicted == images.class_index)
     shown[rng.permutation(np.flatnonzero(division.without_cue))[:MAX_WITHOUT]] = True
     columns = {
         "candidate_id": [identifier] * len(shown),
         "index": sample.index,
         "pred_index": sample.predicted,
-        "has_cue": has_cue,
+        "has_cue": division.has_cue,
         "score": division.score.astype(np.float32),
         "contribution": (maps.contribution @ division.weights).sum(axis=(1, 2)),
         "margin": own - logits.max(axis=1),

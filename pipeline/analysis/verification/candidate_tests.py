@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.analysis.audited_model import AuditedModel
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
+from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.verification import trials
 from pipeline.analysis.verification.effects import Effect
 from pipeline.analysis.verification.image_pool import SCREENING, TEST, ImagePool, Sources
-from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS, Intervention
-from pipeline.analysis.verification.scenes import Scenes
 from pipeline.config import AnalysisConfig
 from pipeline.storage.schema import Row
 
@@ -34,14 +34,15 @@ class TestedCandidate:
 
     Attributes:
         candidate: row of CANDIDATES.
-        number: of the candidate in the run, for its random generators.
+        key: seeds of its random generators: the class, the position among the class's candidates,
+            and the number of a random division.
         screened: gain in flips of each intervention in the screening.
         effects: effect of each tested intervention.
         reason: why the candidate is not claimed; empty where that is decided by the effects.
     """
 
     candidate: Row
-    number: int
+    key: tuple[int, ...]
     screened: dict[str, float] = field(default_factory=dict)
     effects: dict[str, Effect] = field(default_factory=dict)
     reason: str = ""
@@ -78,7 +79,7 @@ class CandidateTester:
             load: loads its source images of the half SCREENING or TEST; None if they are too few.
             names: of the interventions.
         """
-        rng = np.random.default_rng((self.seed, tested.number))
+        rng = np.random.default_rng((self.seed, *tested.key))
         sources = load(SCREENING)
         if sources is None:
             tested.reason = "too few images with or without the cue"

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.analysis.shortcuts.candidates import METADATA, candidate_id
 from pipeline.analysis.verification import effects, wording
-from pipeline.analysis.verification.describe import Description
+from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.illustration import Illustration
 from pipeline.analysis.verification.reliance import Removal
 from pipeline.analysis.verification.verdicts import Decision

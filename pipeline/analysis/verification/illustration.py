@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pipeline.analysis.audited_model import AuditedModel, Floats
-from pipeline.analysis.verification import scenes, transfers
+from pipeline.analysis.audited_model import AuditedModel, Floats, Ints
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.catalogue import Intervention
+from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.verification.image_pool import Sources
-from pipeline.analysis.verification.interventions import Intervention
-from pipeline.analysis.verification.scenes import Ints, Scenes
 
 ADDED, REMOVED = "added", "removed"
 """Values of the column `change` of INTERVENTIONS."""
@@ -74,9 +74,8 @@ def illustrate(
         images.select(scenes.to_tensor(scenes.draw_rows(len(images), N_TRIED, rng), images.pixels))
         for images in (recipients, sources.with_cue, sources.without_cue)
     )
-    mask = intervention.mask(with_cue, without_cue)
-    added = transfers.to_uint8(intervention.change(others, with_cue, mask))
-    removed = transfers.to_uint8(intervention.change(with_cue, without_cue, mask))
+    added, _ = intervention.apply(others, with_cue, without_cue)
+    removed = intervention.remove(with_cue, without_cue)
     return [
         *_examples(model, ADDED, others, added, with_cue, class_index),
         *_examples(model, REMOVED, with_cue, removed, without_cue, class_index),

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.shortcuts.class_sample import ClassSample, Ints
-from pipeline.analysis.verification import scenes
-from pipeline.analysis.verification.scenes import Scenes
+from pipeline.analysis.audited_model import AuditedModel, Ints
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.storage import arrays
 from pipeline.storage.schema import Row
 

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.verification import scenes
-from pipeline.analysis.verification.interventions import Intervention
-from pipeline.analysis.verification.scenes import Scenes
-from pipeline.analysis.verification.trials import BATCH
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.catalogue import Intervention
+from pipeline.analysis.interventions.scenes import Scenes
 
 RELIES = 0.2
 """Lost share of the probability from which an image relies on a statistic of the whole picture."""
@@ -57,24 +56,18 @@ def remove_cue(
         class_index: the class.
         rng: random generator of the draw of fillers.
     """
-    index, before, after = [], [], []
-    for start in range(0, len(with_cue), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(with_cue)))
-        images = with_cue.select(scenes.to_tensor(rows, with_cue.pixels))
-        index.append(images.index.cpu().numpy())
-        before.append(model.probabilities(images.pixels.byte())[:, class_index])
-        changed = []
-        for _ in range(N_FILLERS):
-            drawn = scenes.draw_rows(len(without_cue), len(images), rng)
-            fillers = without_cue.select(scenes.to_tensor(drawn, without_cue.pixels))
-            changed.append(model.probabilities(intervention.remove(images, fillers)))
-        after.append(np.stack(changed, axis=1))
-    probabilities = np.concatenate(after)
-    own = probabilities[..., class_index].mean(axis=1)
-    unchanged = np.maximum(np.concatenate(before), np.finfo(np.float32).tiny)
+    before = model.probabilities(with_cue.pixels.byte())[:, class_index]
+    after = []
+    for _ in range(N_FILLERS):
+        drawn = scenes.draw_rows(len(without_cue), len(with_cue), rng)
+        fillers = without_cue.select(scenes.to_tensor(drawn, without_cue.pixels))
+        after.append(model.probabilities(intervention.remove(with_cue, fillers)))
+    probabilities = np.stack(after)
+    own = probabilities[..., class_index].mean(axis=0)
+    lost = 1 - own / np.maximum(before, np.finfo(np.float32).tiny)
     return Removal(
-        np.concatenate(index).astype(np.int64),
-        np.clip(1 - own / unchanged, 0, 1).astype(np.float64),
+        with_cue.index.cpu().numpy(),
+        np.clip(lost, 0, 1).astype(np.float64),
         float((probabilities.argmax(axis=2) != class_index).mean()),
     )
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.verification import effects, scenes
+from pipeline.analysis.audited_model import AuditedModel, Ints
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.catalogue import Intervention
+from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.verification import effects
 from pipeline.analysis.verification.effects import Effect
 from pipeline.analysis.verification.image_pool import Sources
-from pipeline.analysis.verification.interventions import Intervention
-from pipeline.analysis.verification.scenes import Scenes
 
-Ints = NDArray[np.int64]
 MIN_SHARED_GAIN = 0.1
 """Gain from which another class is said to share a cue."""
 BATCH = 32

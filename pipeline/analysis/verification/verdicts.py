@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
 
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
-from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS
 from pipeline.config import AnalysisConfig
 from pipeline.storage.values import Verdict
 
@@ -37,7 +37,7 @@ class Decision:
         tested: the candidate.
         verdict: None if nothing is claimed.
         intervention: name of the intervention that describes the cue best; "" without a test.
-        q_value: Benjamini-Hochberg q-value of its effect.
+        q_values: Benjamini-Hochberg q-values of all interventions by name.
         reason: why nothing is claimed; empty with a verdict.
         in_place: name of the best intervention on a region or the background that passed, too; ""
             if none did.
@@ -47,7 +47,7 @@ class Decision:
     tested: TestedCandidate
     verdict: Verdict | None = None
     intervention: str = ""
-    q_value: float = 1.0
+    q_values: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     in_place: str = ""
     is_local: bool = False
@@ -56,6 +56,11 @@ class Decision:
     def effect(self) -> Effect | None:
         """Effect of the best intervention; None where none was tested."""
         return self.tested.effects.get(self.intervention)
+
+    @property
+    def q_value(self) -> float:
+        """q-value of the best intervention; 1 where none was tested."""
+        return self.q_values.get(self.intervention, 1.0)
 
     @property
     def gain(self) -> float:
@@ -119,7 +124,7 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
     ]
     if not passed:
         why = _why_not(tested.effects[best], limits)
-        return Decision(tested, intervention=best, q_value=q_values[best], reason=why)
+        return Decision(tested, intervention=best, q_values=q_values, reason=why)
     chosen = _describe_best(tested, passed)
     effect = tested.effects[chosen]
     general = effect.median_gain >= limits.min_effect / 2
@@ -130,7 +135,7 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
         tested,
         verdict if general else Verdict.SUSPECTED,
         chosen,
-        q_values[chosen],
+        q_values,
         in_place=in_place,
         is_local=_is_local(tested, in_place),
     )

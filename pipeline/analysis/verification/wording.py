@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.verification.describe import Description
+from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.effects import Effect
 from pipeline.storage.values import Verdict
 

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.analysis.verification import segment
+from pipeline.analysis.audited_model import Ints
+from pipeline.analysis.interventions import outlines
 
 MARGIN = 1 / 32
 """Width of the margin around an object, as a fraction of the image's shorter side."""
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,14 @@ def outline(pixels: Tensor, activity: Tensor, annotated: Tensor) -> Tensor:
         annotated: (n, 1, H, W) bool, all false where no object is annotated.
     """
     shares = activity / activity.sum(dim=(1, 2), keepdim=True).clamp_min(1e-9)
-    found = segment.outline_objects(pixels, shares, annotated)
+    found = outlines.outline_objects(pixels, shares, annotated)
     margin = max(1, round(MARGIN * min(pixels.shape[2:])))
     return F.max_pool2d(found.float(), 2 * margin + 1, 1, margin)
 
 
 def most_active(activity: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks (n, 1, *size) in {0, 1} of the pixels with half of the activity (n, h, w)."""
-    return segment.hottest_pixels(activity, segment.LIKELY_ACTIVITY, *size).float()
+    return outlines.hottest_pixels(activity, outlines.LIKELY_ACTIVITY, *size).float()
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:

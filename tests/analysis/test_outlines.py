@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.analysis.verification import segment
+from pipeline.analysis.interventions import outlines
 
 SIZE = 64
 
@@ -42,7 +42,7 @@ def overlap(mask: Tensor, size: int = SIZE) -> float:
 @pytest.mark.parametrize("size", [SIZE, 200])
 def test_an_object_is_outlined_from_activity(size: int) -> None:
     unannotated = torch.zeros(1, 1, size, size, dtype=torch.bool)
-    found = segment.outline_objects(picture(size), active(), unannotated)
+    found = outlines.outline_objects(picture(size), active(), unannotated)
     assert found.shape == (1, 1, size, size)
     assert overlap(found, size) > 0.9
 
@@ -50,7 +50,7 @@ def test_an_object_is_outlined_from_activity(size: int) -> None:
 def test_an_object_is_outlined_from_a_loose_box() -> None:
     box = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     box[..., 10:46, 20:54] = True
-    found = segment.outline_objects(picture(), torch.full((1, 8, 8), 1 / 64), box)
+    found = outlines.outline_objects(picture(), torch.full((1, 8, 8), 1 / 64), box)
     assert overlap(found) > 0.9
     assert not (found & ~box).any()
 
@@ -58,12 +58,12 @@ def test_an_object_is_outlined_from_a_loose_box() -> None:
 def test_an_annotated_outline_stays_unchanged() -> None:
     outline = disc()[None, None].clone()
     outline[..., 30:, :] = False
-    assert torch.equal(segment.outline_objects(picture(), active(), outline), outline)
+    assert torch.equal(outlines.outline_objects(picture(), active(), outline), outline)
 
 
 def test_without_different_colours_the_likely_pixels_are_returned() -> None:
     flat = torch.full((1, 3, SIZE, SIZE), 80, dtype=torch.uint8)
     unannotated = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
-    found = segment.outline_objects(flat, active(), unannotated)
+    found = outlines.outline_objects(flat, active(), unannotated)
     assert 0 < found.sum() < SIZE * SIZE
-    assert torch.equal(found, segment.outline_objects(flat, active(), unannotated))
+    assert torch.equal(found, outlines.outline_objects(flat, active(), unannotated))

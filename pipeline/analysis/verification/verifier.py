@@ -11,14 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.verification import (
-    describe,
-    illustration,
-    image_pool,
-    reliance,
-    scenes,
-    verdicts,
-)
+from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
+from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.findings import Finding
 from pipeline.analysis.verification.image_pool import (
@@ -28,9 +24,7 @@ from pipeline.analysis.verification.image_pool import (
     SourceLoader,
     Sources,
 )
-from pipeline.analysis.verification.interventions import INTERVENTIONS, STATISTICS, Intervention
 from pipeline.analysis.verification.reliance import Removal
-from pipeline.analysis.verification.scenes import Scenes
 from pipeline.analysis.verification.verdicts import Decision
 from pipeline.config import AnalysisConfig
 from pipeline.storage.schema import Row
@@ -44,15 +38,15 @@ MIN_NEW_IMAGES = 6
 MIN_RECIPIENTS = 8
 """Fewest recipients of a repeated test."""
 
-NUMBERS_PER_CLASS = 100
-"""Numbers of the candidates of a class, from which their random generators are made."""
+REMOVAL, REPEAT = 1_000_001, 1_000_002
+"""Seeds of further draws for a candidate, beyond all numbers of random divisions."""
 
 Concepts = Callable[[str], pa.Table]
 """From a candidate's id to its rows of concepts_schema."""
 
 
 @dataclass
-class Verification:
+class Verifier:
     """Tests candidates, and collects the decisions.
 
     Attributes:
@@ -82,11 +76,17 @@ class Verification:
         by_class: dict[int, list[Row]] = {}
         for row in candidates:
             by_class.setdefault(row["class_index"], []).append(row)
-        n_null = -(-self.limits.permutations // max(1, len(by_class)))
-        tested = [each for rows in by_class.values() for each in self._test_class(rows, n_null)]
-        for each in self._claimed(tested):
+        # Random divisions are spread evenly over the classes.
+        ends = np.arange(len(by_class) + 1) * self.limits.permutations // max(1, len(by_class))
+        tested = [
+            each
+            for rows, n_null in zip(by_class.values(), np.diff(ends).tolist(), strict=True)
+            for each in self._test_class(rows, n_null)
+        ]
+        for each in sorted(self._claimed(tested), key=_largest_gain, reverse=True):
             self._repeat_without_other_cues(each, self._claimed(tested))
-        return verdicts.merge_same(verdicts.decide_all(tested, self.limits))
+        decisions = verdicts.decide_all(tested, self.limits)
+        return verdicts.merge_same([self._locate(each) for each in decisions])
 
     def count_false_alarms(self) -> tuple[int, int]:
         """Divisions at random with a confirmed finding, which is false, and all of them."""
@@ -98,8 +98,6 @@ class Verification:
         """Describe the cue of a claimed candidate, and remove it from the images that have it."""
         tested = decision.tested
         sources = self._tested_sources(tested)
-        if decision.in_place and not describe.changes_objects(decision.intervention, sources):
-            decision = replace(decision, intervention=decision.in_place)
         recipients = self.pool.of_other_classes(tested.class_index, TEST)
         shown = illustration.illustrate(
             self.model,
@@ -109,10 +107,19 @@ class Verification:
             tested.class_index,
         )
         removal = self._remove(decision, sources.without_cue, recipients)
-        cue = describe.describe_cue(
+        cue = description.describe_cue(
             decision.intervention, sources.with_cue, is_local=decision.is_local
         )
         return Finding(decision, verdict, cue, removal, shown)
+
+    def _locate(self, decision: Decision) -> Decision:
+        """Name a statistic that differs outside the objects only by its place."""
+        if decision.intervention not in STATISTICS or not decision.in_place:
+            return decision
+        sources = self._tested_sources(decision.tested)
+        if description.changes_objects(decision.intervention, sources):
+            return decision
+        return replace(decision, intervention=decision.in_place)
 
     def _remove(self, decision: Decision, without_cue: Scenes, recipients: Scenes) -> Removal:
         """Remove the cue from the images that are predicted as the class.
@@ -127,7 +134,7 @@ class Verification:
         is_statistic = decision.intervention in STATISTICS
         if not is_statistic:
             rows = image_pool.has_maps(rows.filter(rows["has_cue"]))
-        rng = np.random.default_rng((self.seed, tested.number, 1))
+        rng = np.random.default_rng((self.seed, *tested.key, REMOVAL))
         removal = reliance.join(
             [
                 reliance.remove_cue(
@@ -162,9 +169,8 @@ class Verification:
         ordered = sorted(rows, key=lambda row: -row["statistic"] * row["contribution"])
         explained: set[int] = set()
         for position, row in enumerate(ordered):
-            number = int(row["class_index"]) * NUMBERS_PER_CLASS + position
             new = [index for index in row["donor_index"] if index not in explained]
-            tested = TestedCandidate({**row, "donor_index": new}, number)
+            tested = TestedCandidate({**row, "donor_index": new}, (row["class_index"], position))
             if len(new) < max(MIN_NEW_IMAGES, MIN_NEW_SHARE * len(row["donor_index"])):
                 tested.reason = "its images have the cue of another finding"
                 yield tested
@@ -178,15 +184,16 @@ class Verification:
 
     def _test_at_random(self, tested: TestedCandidate, n_times: int) -> None:
         """Test random divisions of a candidate's images, with what can confirm a shortcut."""
+        if not n_times:
+            return
         halves = [self._load(tested, half) for half in (SCREENING, TEST)]
         if None in halves:
             return
         names = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
-        for repeat in range(n_times):
-            number = tested.number + NUMBERS_PER_CLASS // 2 + repeat
-            rng = np.random.default_rng((self.seed, number))
+        for repeat in range(1, n_times + 1):
+            null = TestedCandidate(tested.candidate, (*tested.key, repeat))
+            rng = np.random.default_rng((self.seed, *null.key))
             permuted = [half.permute(rng) for half in halves if half]
-            null = TestedCandidate(tested.candidate, number)
             self.null_tests.append(self.tester.test(null, permuted.__getitem__, names))
 
     def _claimed(self, tested: list[TestedCandidate]) -> list[TestedCandidate]:
@@ -223,7 +230,7 @@ class Verification:
             lacking = [self._tested_sources(each).without_cue for each in stronger]
             extra = scenes.concatenate(free, *lacking)
             free = extra.select(extra.classes != tested.class_index)
-        rng = np.random.default_rng((self.seed, tested.number, 2))
+        rng = np.random.default_rng((self.seed, *tested.key, REPEAT))
         if len(free) < MIN_RECIPIENTS:
             tested.effects.clear()
             tested.reason = "all images of other classes have cues of their own"

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.analysis.shortcuts.concepts import ConceptMaps, Floats
+if TYPE_CHECKING:  # the report reads the limits below, and starts without PyTorch
+    from pipeline.analysis.shortcuts.concepts import ConceptMaps
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
 MIN_GROUP = 6
 """Fewest images of each of the two groups."""
@@ -43,9 +46,9 @@ class Division:
     """A division of a class's n images into images with and without a possible cue.
 
     Attributes:
-        with_cue, without_cue: (n,) disjoint; both hold images of the class only.
+        of_class: (n,) whether an image is of the class.
         score: (n,) position along the direction that separates the groups.
-        direction: (2 k,) that direction; `score_images` applies it to other images.
+        direction: (2 k,) that direction, in the features of `summarise`.
         threshold: score above which an image has the cue.
         weights: (k,) in [0, 1], how far each concept belongs to the cue.
         separation: difference of the groups' mean scores over their pooled standard deviation.
@@ -53,8 +56,7 @@ class Division:
             logits.
     """
 
-    with_cue: Bools
-    without_cue: Bools
+    of_class: Bools
     score: Floats
     direction: Floats
     threshold: float
@@ -63,10 +65,24 @@ class Division:
     contribution: float
 
     @property
+    def has_cue(self) -> Bools:
+        """Whether each image (n,), of the class or not, has the cue."""
+        return np.asarray(self.score > self.threshold)
+
+    @property
+    def with_cue(self) -> Bools:
+        """The images (n,) of the class with the cue."""
+        return self.of_class & self.has_cue
+
+    @property
+    def without_cue(self) -> Bools:
+        """The images (n,) of the class without the cue."""
+        return self.of_class & ~self.has_cue
+
+    @property
     def share(self) -> float:
         """Share of the class's images that have the cue."""
-        n_with = int(self.with_cue.sum())
-        return n_with / (n_with + int(self.without_cue.sum()))
+        return float(self.with_cue.sum() / self.of_class.sum())
 
     @property
     def rating(self) -> float:
@@ -176,8 +192,7 @@ def _describe(
     weights = _weights(maps, with_cue, of_class)
     contribution = (maps.contribution @ weights).sum(axis=(1, 2))
     return Division(
-        with_cue,
-        without_cue,
+        of_class,
         score,
         direction,
         threshold,
@@ -241,14 +256,14 @@ def _otsu(values: Floats) -> float:
     """
     ordered, sizes, low, high, _ = _moments_of_splits(values)
     between = sizes * (len(ordered) - sizes) * (high - low) ** 2
-    return _threshold(ordered, between, MIN_TAIL)
+    return _threshold(ordered, between)
 
 
 def _widest(values: Floats) -> float:
     """Threshold with the largest separation (`_separation`); it can split off a small group."""
     ordered, _, low, high, within = _moments_of_splits(values)
     floor = TINY * max(float(ordered.var()), TINY**2)
-    return _threshold(ordered, (high - low) / np.sqrt(np.maximum(within, floor)), MIN_TAIL)
+    return _threshold(ordered, (high - low) / np.sqrt(np.maximum(within, floor)))
 
 
 def _moments_of_splits(values: Floats) -> tuple[NDArray[np.float64], ...]:
@@ -262,11 +277,9 @@ def _moments_of_splits(values: Floats) -> tuple[NDArray[np.float64], ...]:
     return ordered, below, low, high, within
 
 
-def _threshold(
-    ordered: NDArray[np.float64], criterion: NDArray[np.float64], least_share: float
-) -> float:
+def _threshold(ordered: NDArray[np.float64], criterion: NDArray[np.float64]) -> float:
     """Middle of the gap at which the criterion (n - 1,) is largest, away from both ends."""
-    edge = max(MIN_GROUP, int(least_share * len(ordered)))
+    edge = max(MIN_GROUP, int(MIN_TAIL * len(ordered)))
     allowed = np.full(len(criterion), -np.inf)
     allowed[edge - 1 : len(criterion) - edge + 1] = criterion[edge - 1 : len(criterion) - edge + 1]
     best = int(allowed.argmax())

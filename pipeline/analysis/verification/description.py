@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.analysis import place_words
-from pipeline.analysis.verification import transfers
+from pipeline.analysis.interventions import transfers
+from pipeline.analysis.interventions.catalogue import STATISTICS
+from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.verification.image_pool import Sources
-from pipeline.analysis.verification.interventions import STATISTICS
-from pipeline.analysis.verification.scenes import Scenes
-from pipeline.storage.schema import Row
 
 MIN_EVIDENCE, FULL_EVIDENCE = 0.3, 0.5
 """Evidence from which a pixel belongs partly, and fully, to the place of a cue."""
@@ -40,10 +39,6 @@ class Description:
     kind: str
     place: str | None = None
     region: dict[str, float] | None = None
-
-    def columns(self) -> Row:
-        """The columns kind, place and region of a row."""
-        return {"kind": self.kind, "place": self.place, "region": self.region}
 
 
 def describe_cue(intervention: str, with_cue: Scenes, *, is_local: bool) -> Description:
@@ -83,7 +78,7 @@ def changes_objects(intervention: str, sources: Sources) -> bool:
 
     Returns:
         False if the difference of the groups inside the objects is below MUCH_SMALLER times that
-        outside; True otherwise, and for an intervention that transfers no statistic of pixels.
+        outside; True otherwise, and for a layout of light and dark, which has no such statistic.
     """
     measure = {
         "colour": transfers.colour_statistics,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.analysis.verification import transfers
-from pipeline.analysis.verification.scenes import Scenes
+from pipeline.analysis.interventions import transfers
+from pipeline.analysis.interventions.scenes import Scenes
 
 MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 """Presence of the concepts from which a pixel is partly, and fully, transplanted."""
