@@ -173,7 +173,7 @@ def test_large_activations_stay_finite() -> None:
     model = make_model()
     with torch.no_grad():
         for parameter in model.classifier.module.parameters():
-            parameter *= 1e6
+            parameter.mul_(1e6)
     images, _ = model.load_images(np.arange(80, 84))
     evidence = model.evidence(images, 2)
     assert float(evidence.activations.max()) > 65_504
