@@ -309,7 +309,9 @@ def batch(n: int = 4, seed: int = 0) -> Scenes:
     presence = torch.zeros(n, 1, SIZE, SIZE)
     presence[..., :16, :16] = 1
     index = torch.arange(n)
-    return Scenes(index, index, pixels, objects, objects, presence, presence)
+    return Scenes(
+        index, index, pixels, objects, torch.ones(len(index)), objects, presence, presence
+    )
 
 
 @pytest.mark.parametrize("name", [n for n, each in INTERVENTIONS.items() if each.leaves_object_out])
@@ -509,25 +511,43 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
     assert all(each.verdict for each in both)
 
 
+def describe(name: str, images: Scenes, *, is_local: bool) -> Description:
+    return description.describe_cue(name, images, batch(32, 1), is_local=is_local)
+
+
 def test_a_cue_is_described_by_its_place() -> None:
     images = batch()
-    assert description.describe_cue("region", images, is_local=False).kind in (
-        "patch",
-        "region",
-    )
+    assert describe("region", images, is_local=False).kind in ("patch", "region")
     everywhere = replace(
         images, presence=torch.ones_like(images.presence), evidence=torch.ones_like(images.evidence)
     )
-    assert description.describe_cue("background", images, is_local=True).kind == "region"
-    assert description.describe_cue("region", everywhere, is_local=False).kind == "background"
-    assert description.describe_cue("part", everywhere, is_local=False).kind == "object"
+    assert describe("background", images, is_local=True).kind == "region"
+    assert describe("region", everywhere, is_local=False).kind == "background"
+    assert describe("part", everywhere, is_local=False).kind == "object"
     for name in (*STATISTICS, "background", "object colour"):
-        assert description.describe_cue(name, images, is_local=False) == Description(name)
+        assert describe(name, images, is_local=False) == Description(name)
     moving = torch.zeros_like(images.evidence)
     for number, start in enumerate((0, 8, 16, 24)):
         moving[number, :, start : start + 6, start : start + 6] = 1
     scattered = replace(images, evidence=moving, objects=torch.zeros_like(images.objects))
-    assert description.describe_cue("region", scattered, is_local=False) == Description("moving")
+    assert describe("region", scattered, is_local=False) == Description("moving")
+
+
+def test_the_place_of_a_cue_that_does_not_move_is_seen_in_the_pixels() -> None:
+    images, others = batch(32), batch(32, 1)
+    marked = images.pixels.clone()
+    marked[..., :6, 2:10] = 250
+    cells = description.distinct_cells(marked, others.pixels, images.evidence)
+    assert cells is not None
+    expected = torch.nn.functional.adaptive_avg_pool2d(
+        (marked != images.pixels).any(dim=(0, 1)).float()[None], description.GRID
+    )
+    assert cells.sum() > 0
+    assert (np.asarray(expected[0])[cells] > 0).mean() > 0.7
+    assert description.distinct_cells(images.pixels, others.pixels, images.evidence) is None
+    elsewhere = images.evidence.flip(2, 3)  # the concepts are not where the pixels differ
+    assert description.distinct_cells(marked, others.pixels, elsewhere) is None
+    assert description.distinct_cells(marked[:4], others.pixels, images.evidence[:4]) is None
 
 
 def test_colours_of_the_background_alone_are_no_colours_of_the_picture() -> None:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.analysis.interventions import transfers
+from pipeline.analysis.interventions import degradations, transfers
 from pipeline.analysis.interventions.scenes import Scenes
 
 MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 """Presence of the concepts from which a pixel is partly, and fully, transplanted."""
 MIN_EVIDENCE, FULL_EVIDENCE = 0.6, 0.7
 """The same of the evidence, for the part that holds the strongest evidence."""
+IRREVERSIBLE = ("compression", "noise")
+"""Names of the interventions that destroy information of a picture."""
 
 MaskMaker = Callable[[Scenes, Scenes], Tensor]
 """From images with and without the cue to the share (n, 1, H, W) of each pixel that is changed."""
@@ -37,12 +39,14 @@ class Intervention:
         leaves_object_out: whether it transplants nothing of the sources' objects.
         mask: makes the share of each pixel that is changed.
         change: changes the recipients.
+        can_remove: whether the change can be undone: what a compression or noise destroyed cannot.
     """
 
     name: str
     leaves_object_out: bool
     mask: MaskMaker
     change: Change
+    can_remove: bool = True
 
     def apply(
         self, recipients: Scenes, with_cue: Scenes, without_cue: Scenes
@@ -70,14 +74,10 @@ def _ramp(values: Tensor, low: float, high: float) -> Tensor:
     return ((values - low) / (high - low)).clamp(0, 1)
 
 
-def _outside_objects(with_cue: Scenes, without_cue: Scenes) -> Tensor:
-    return 1 - torch.maximum(with_cue.objects, without_cue.objects)
-
-
-def _region(with_cue: Scenes, without_cue: Scenes) -> Tensor:
-    """Where the concepts are present, without the objects of both sources."""
+def _region(with_cue: Scenes, _without_cue: Scenes) -> Tensor:
+    """Where the concepts are present, outside the object of the image with the cue."""
     presence = _ramp(with_cue.presence, MIN_PRESENCE, FULL_PRESENCE)
-    return presence * _outside_objects(with_cue, without_cue)
+    return presence * (1 - with_cue.objects)
 
 
 def _strongest_part(with_cue: Scenes, _without_cue: Scenes) -> Tensor:
@@ -92,10 +92,18 @@ def _paste(recipients: Scenes, sources: Scenes, mask: Tensor) -> Tensor:
     return transfers.blend(recipients.pixels, sources.pixels, mask)
 
 
+def _background(sources: Scenes) -> Tensor:
+    """Pixels of the sources, whose objects are filled from around them."""
+    return transfers.fill_holes(sources.pixels, sources.objects > 0)
+
+
+def _paste_background(recipients: Scenes, sources: Scenes, mask: Tensor) -> Tensor:
+    return transfers.blend(recipients.pixels, _background(sources), mask)
+
+
 def _change_background(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
-    """The recipient's object on the source's background, whose own object is filled."""
-    background = transfers.fill_holes(sources.pixels, sources.objects > 0)
-    return transfers.blend(background, recipients.pixels, recipients.objects)
+    """The recipient's object on the source's background."""
+    return transfers.blend(_background(sources), recipients.pixels, recipients.objects)
 
 
 def _transfer(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
@@ -116,14 +124,22 @@ def _recolour_object(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tens
 INTERVENTIONS = {
     each.name: each
     for each in (
-        Intervention("region", leaves_object_out=True, mask=_region, change=_paste),
+        Intervention("region", leaves_object_out=True, mask=_region, change=_paste_background),
         Intervention(
             "background", leaves_object_out=True, mask=_everywhere, change=_change_background
         ),
         *(
-            Intervention(name, leaves_object_out=True, mask=_everywhere, change=_transfer(function))
+            Intervention(
+                name,
+                leaves_object_out=True,
+                mask=_everywhere,
+                change=_transfer(function),
+                can_remove=name not in IRREVERSIBLE,
+            )
             for name, function in (
                 ("colour", transfers.transfer_colour),
+                ("compression", degradations.transfer_compression),
+                ("noise", degradations.transfer_noise),
                 ("lighting", transfers.transfer_lighting),
                 ("texture", transfers.transfer_texture),
                 ("sharpness", transfers.transfer_sharpness),
@@ -136,6 +152,6 @@ INTERVENTIONS = {
     )
 }
 """All interventions by name; those that can prove a shortcut come first."""
-STATISTICS = ("colour", "texture", "sharpness", "lighting")
+STATISTICS = ("colour", "compression", "noise", "texture", "sharpness", "lighting")
 """Names of the interventions that transfer a statistic of the whole picture, the most specific
 first: a layout of light and dark carries colours, too."""

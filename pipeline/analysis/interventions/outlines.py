@@ -19,8 +19,14 @@ EDGE = 1 / 32
 """Width of the border, as a fraction of the image's side, in which unlikely pixels surely do not
 belong to the object (boundary prior of Wei et al., "Geodesic Saliency Using Background Priors",
 ECCV 2012)."""
-N_ITERATIONS = 3
-"""Iterations of GrabCut."""
+N_ITERATIONS = 1
+"""Iterations of GrabCut; further ones hardly change the outline."""
+SEEDED = 0.2
+"""Share of a connected part of the outline that must be probable object from the start; other parts
+only have similar colours."""
+COVERED, MAX_DROPPED = 0.6, 0.3
+"""Share of a connected part that a cue must cover for the part not to belong to the object, and the
+largest share of the outline that such parts may have; otherwise the cue is on the object."""
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -32,8 +38,9 @@ def outline_objects(images: Tensor, activity: Tensor, annotated: Tensor) -> Tens
     GrabCut (Rother, Kolmogorov and Blake, "GrabCut: Interactive Foreground Extraction using
     Iterated Graph Cuts", SIGGRAPH 2004; OpenCV) separates object and background by their colours.
     It starts from the annotated box, or, without annotation, from the pixels where the layer is
-    active. An annotated outline (a mask that does not fill its box) is returned unchanged. Where
-    GrabCut assigns all pixels to one side, the likely pixels are returned.
+    active; connected parts without such pixels do not belong to the object. An annotated outline
+    (a mask that does not fill its box) is returned unchanged. Where GrabCut assigns all pixels to
+    one side, the likely pixels are returned.
 
     Args:
         images: (n, 3, H, W) uint8.
@@ -57,6 +64,18 @@ def outline_objects(images: Tensor, activity: Tensor, annotated: Tensor) -> Tens
     found = torch.from_numpy(np.stack(outlines))[:, None].to(images.device)
     found = F.interpolate(found.float(), size=(height, width), mode="nearest-exact") > 0.5
     return torch.where(_is_outline(annotated), annotated, found)
+
+
+def drop_parts(objects: Tensor, cue: Tensor) -> Tensor:
+    """Remove the connected parts of outlines that are a cue beside the object.
+
+    Args:
+        objects: (n, 1, H, W) bool.
+        cue: (n, 1, H, W) bool, where the cue is.
+    """
+    both = zip(np.asarray(objects[:, 0].cpu()), np.asarray(cue[:, 0].cpu()), strict=True)
+    kept = np.stack([_without_parts(outline, covered) for outline, covered in both])
+    return torch.from_numpy(kept)[:, None].to(objects.device)
 
 
 def hottest_pixels(heat: Tensor, share: float, height: int, width: int) -> Tensor:
@@ -115,8 +134,27 @@ def _grab_cut(image: Bytes, seeds: Bytes) -> Mask:
         cv2.grabCut(image, labels, None, *models, N_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     except cv2.error:  # too few pixels of one side for a model of its colours
         return likely
-    found = _foreground(labels)
+    found = _seeded_parts(_foreground(labels), likely)
     return found if found.any() and not found.all() else likely
+
+
+def _seeded_parts(found: Mask, likely: Mask) -> Mask:
+    parts, shares = _shares_of_parts(found, likely)
+    return np.asarray((shares >= SEEDED)[parts] & found)
+
+
+def _without_parts(outline: Mask, covered: Mask) -> Mask:
+    parts, shares = _shares_of_parts(outline, covered)
+    kept = np.asarray((shares < COVERED)[parts] & outline)
+    return kept if kept.sum() >= (1 - MAX_DROPPED) * outline.sum() else outline
+
+
+def _shares_of_parts(outline: Mask, inside: Mask) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Number (h, w) of each pixel's connected part, and the share of each part inside a mask."""
+    n_parts, parts = cv2.connectedComponents(outline.astype(np.uint8))
+    masks = (outline, outline & inside)
+    sizes, hits = (np.bincount(parts[mask], minlength=n_parts) for mask in masks)
+    return np.asarray(parts, np.int32), hits / np.maximum(sizes, 1)
 
 
 def _foreground(labels: Bytes) -> Mask:

@@ -24,6 +24,8 @@ N_SCREENING = 16
 """Recipients of each intervention in the screening."""
 MIN_SCREENED_GAIN = 0.1
 """Gain in flips, or in probability, from which an intervention is tested."""
+FUTILE_GAIN = 0.03
+"""The same after half of the recipients, below which the screening ends."""
 FIRST_SHARE = 1 / 3
 """Share of the trials after which a test ends if its gain is below half of min_effect."""
 
@@ -153,16 +155,11 @@ class CandidateTester:
             return []
         promising = []
         for name in names:
-            trial = trials.run_trial(
-                self.model,
-                INTERVENTIONS[name],
-                recipients,
-                sources,
-                tested.class_index,
-                N_SCREENING,
-                rng,
-            )
+            arguments = (self.model, INTERVENTIONS[name], recipients, sources, tested.class_index)
+            trial = trials.run_trial(*arguments, N_SCREENING // 2, rng)
+            if trial.promise >= FUTILE_GAIN:
+                trial = trials.join(trial, trials.run_trial(*arguments, N_SCREENING // 2, rng))
             tested.screened[name] = trial.gain
-            if max(trial.gain, float(trial.added.mean())) >= MIN_SCREENED_GAIN:
+            if trial.promise >= MIN_SCREENED_GAIN:
                 promising.append(name)
         return promising

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,12 +25,19 @@ FIXED = 0.45
 """Mean overlap of the cue's places in two images from which the place counts as fixed."""
 NEAR_MAXIMUM = 0.5
 """Share of the images' largest agreement from which a cell belongs to a fixed place."""
+MIN_COMPARED = 8
+"""Fewest images with and without a cue whose pixels are compared."""
+MIN_DISTINCT = 1.0
+"""Difference of the means of images with and without a cue, in pooled standard deviations, from
+which the pixels at one place are said to differ."""
 WHOLE_BACKGROUND = 0.6
 """Share of the pixels outside the object from which a region is the background."""
 MUCH_SMALLER = 0.5
 """Ratio of two differences below which the first is much smaller."""
 WHOLE_OBJECT = 0.5
 """Share of the object's pixels from which a part is the object."""
+MIN_OBJECT = 0.18
+"""Share of the image's pixels that such a part has at least; a smaller one is a mark."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,15 @@ class Description:
     region: dict[str, float] | None = None
 
 
-def describe_cue(intervention: str, with_cue: Scenes, *, is_local: bool) -> Description:
+def describe_cue(
+    intervention: str, with_cue: Scenes, others: Scenes, *, is_local: bool
+) -> Description:
     """Describe the cue that an intervention proved.
 
     Args:
         intervention: name of the intervention.
         with_cue: images with the cue. Their objects are outlined without the cue's concepts.
+        others: images of other classes.
         is_local: whether a small part of the image has most of the effect.
     """
     not_local = intervention == "background" and not is_local
@@ -58,9 +69,11 @@ def describe_cue(intervention: str, with_cue: Scenes, *, is_local: bool) -> Desc
     if intervention in ("region", "background"):
         if _share(spread * outside, outside) >= WHOLE_BACKGROUND:
             return Description("background")
-    elif _share(spread * whole, whole) >= WHOLE_OBJECT:
+    elif _share(spread * whole, whole) >= WHOLE_OBJECT and spread.mean() >= MIN_OBJECT:
         return Description("object")
-    cells = fixed_cells(spread)
+    cells = distinct_cells(with_cue.pixels, others.pixels, spread)
+    if cells is None:
+        cells = fixed_cells(spread)
     if cells is None:
         return Description("moving")
     return Description(
@@ -116,6 +129,46 @@ def fixed_cells(spread: Tensor) -> NDArray[np.bool_] | None:
     if float(overlap) < FIXED:
         return None
     return np.asarray((mean >= NEAR_MAXIMUM * mean.max()).cpu())
+
+
+def distinct_cells(with_cue: Tensor, others: Tensor, spread: Tensor) -> NDArray[np.bool_] | None:
+    """Cells (GRID, GRID) where images with a cue differ from others in the same pixels.
+
+    The layer's grid is coarse, and what it sees is blurred by its receptive fields; the pixels show
+    the place of a cue that does not move. Local means of the colours and the local contrast are
+    compared; connected cells count if the layer's concepts are there, too.
+
+    Args:
+        with_cue: (n, 3, H, W) float32 in [0, 255].
+        others: (m, 3, H, W), likewise.
+        spread: (n, 1, H, W) in [0, 1], the cue's concepts in each image with the cue.
+
+    Returns:
+        None if no such cells differ by MIN_DISTINCT, or if there are too few images.
+    """
+    if min(len(with_cue), len(others)) < MIN_COMPARED:
+        return None
+    one, other = _local_features(with_cue), _local_features(others)
+    pooled = ((one.var(dim=0) + other.var(dim=0)) / 2 + 1).sqrt()
+    distance = ((one.mean(dim=0) - other.mean(dim=0)).abs() / pooled).nan_to_num()
+    largest = np.asarray(F.adaptive_avg_pool2d(distance, GRID).amax(dim=0).cpu())
+    mean = np.asarray(F.adaptive_avg_pool2d(spread, GRID).mean(dim=0)[0].cpu())
+    is_present = mean >= NEAR_MAXIMUM * mean.max()
+    if not largest[is_present].max() >= MIN_DISTINCT:
+        return None
+    differs = largest >= NEAR_MAXIMUM * largest[is_present].max()
+    _, parts = cv2.connectedComponents(differs.astype(np.uint8))
+    shared = np.isin(parts, np.unique(parts[is_present & differs])) & differs
+    return np.asarray(shared, np.bool_)
+
+
+def _local_features(images: Tensor) -> Tensor:
+    """Mean colours over 3 x 3 pixels and, in logarithms, their deviation: (n, 4, H, W)."""
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    means = F.avg_pool2d(padded, 3, 1)
+    variance = F.avg_pool2d(padded.square(), 3, 1) - means.square()
+    contrast = variance.clamp_min(0).mean(dim=1, keepdim=True).sqrt().log1p()
+    return torch.cat([means, contrast], dim=1)
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

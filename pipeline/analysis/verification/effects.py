@@ -76,13 +76,15 @@ def compare_flips(
         else 1.0
     )
     gains = _bootstrap(flipped, with_cue, rng) - _bootstrap(control, without_cue, rng)
-    low, high = np.quantile(gains, [0.025, 0.975])
+    gain = flipped.mean() - control.mean()
+    n_sources = len(np.unique(with_cue)) + len(np.unique(without_cue))
+    low, high = gain + _widening(n_sources) * (np.quantile(gains, [0.025, 0.975]) - gain)
     return Effect(
         len(flipped),
         float(flipped.mean()),
         float(control.mean()),
-        float(low),
-        float(high),
+        float(np.clip(low, -1, 1)),
+        float(np.clip(high, -1, 1)),
         float(p_value),
         median_class_gain(flipped, control, classes),
         sharing,
@@ -96,6 +98,18 @@ def _bootstrap(hits: Bools, sources: Ints, rng: np.random.Generator) -> NDArray[
     draws = rng.multinomial(n_sources, np.full(n_sources, 1 / n_sources), size=N_DRAWS)
     weights = draws[:, number]
     return np.asarray((weights @ hits) / np.maximum(weights.sum(axis=1), 1))
+
+
+def _widening(n_sources: int) -> float:
+    """Factor by which an interval from few source images, in two groups, must be wider.
+
+    A bootstrap of n images has the variance of a sample without Bessel's correction, and the normal
+    quantiles instead of Student's (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+    section 12.6).
+    """
+    freedom = max(1, n_sources - 2)
+    student, normal = stats.t.ppf(0.975, freedom), stats.norm.ppf(0.975)
+    return float(np.sqrt((freedom + 2) / freedom) * student / normal)
 
 
 def median_class_gain(flipped: Bools, control: Bools, classes: Ints) -> float:

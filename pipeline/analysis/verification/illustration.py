@@ -67,7 +67,8 @@ def illustrate(
         class_index: the class.
 
     Returns:
-        At most len(RANKS) images with the cue added, then as many with the cue removed.
+        At most len(RANKS) images with the cue added, then as many with the cue removed if it can
+        be.
     """
     rng = np.random.default_rng(0)
     others, with_cue, without_cue = (
@@ -75,11 +76,11 @@ def illustrate(
         for images in (recipients, sources.with_cue, sources.without_cue)
     )
     added, _ = intervention.apply(others, with_cue, without_cue)
-    removed = intervention.remove(with_cue, without_cue)
-    return [
-        *_examples(model, ADDED, others, added, with_cue, class_index),
-        *_examples(model, REMOVED, with_cue, removed, without_cue, class_index),
-    ]
+    examples = _examples(model, ADDED, others, added, with_cue, class_index)
+    if intervention.can_remove:
+        removed = intervention.remove(with_cue, without_cue)
+        examples += _examples(model, REMOVED, with_cue, removed, without_cue, class_index)
+    return examples
 
 
 def _examples(

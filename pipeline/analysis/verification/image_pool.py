@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.analysis.audited_model import AuditedModel, Ints
@@ -22,6 +23,8 @@ MIN_SOURCES = 3
 """Fewest source images with, and without, a cue that a candidate is tested with."""
 MIN_HALVED = 10
 """Fewest images of a group that are divided into halves."""
+MIN_OUTLINED = 8
+"""Fewest images with a cue to which the sources are reduced by how surely objects are outlined."""
 SCREENING, TEST = 0, 1
 """The two halves of recipients and of sources: what screens a candidate does not test it."""
 
@@ -85,6 +88,7 @@ def load_recipients(model: AuditedModel, sample: ClassSample, rows: Ints) -> Sce
         scenes.to_tensor(sample.predicted[rows], pixels),
         pixels.float(),
         objects,
+        torch.ones_like(objects[:, 0, 0, 0]),
         active,
         nothing,
         nothing,
@@ -121,7 +125,9 @@ class SourceLoader:
     def sources(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
         """Load one half of the source images of a candidate, up to MAX_SOURCES of each group.
 
-        None is returned where a group has fewer than MIN_SOURCES images.
+        Of many images with the cue, those are taken in which it is away from the other evidence for
+        the class, so that it can be separated from the object. None is returned where a group has
+        fewer than MIN_SOURCES images.
 
         Args:
             candidate: row of CANDIDATES.
@@ -132,17 +138,21 @@ class SourceLoader:
         """
         usable = has_maps(concepts)
         index = usable["index"].to_numpy()
+        having, lacking = (
+            np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(index, candidate[name])))
+            for name in ("donor_index", "without_index")
+        )
+        overlaps = _overlaps(usable.take(pa.array(having)), self.grid)
         chosen = []
-        for name in ("donor_index", "without_index"):
-            rows = np.random.default_rng(seed).permutation(
-                np.flatnonzero(np.isin(index, candidate[name]))
-            )
-            rows = rows if len(rows) < MIN_HALVED else rows[half::2]
-            chosen.append(np.sort(rows[:MAX_SOURCES]))
+        for rows in (having[np.argsort(overlaps, kind="stable")], lacking):
+            own = rows if len(rows) < MIN_HALVED else rows[half::2]
+            chosen.append(np.sort(own[:MAX_SOURCES]))
         if min(map(len, chosen)) < MIN_SOURCES:
             return None
         with_cue, without_cue = (self.scenes(usable.take(pa.array(rows))) for rows in chosen)
-        return Sources(with_cue, without_cue)
+        n_kept = max(MIN_OUTLINED, len(with_cue) // 2)
+        surest = with_cue.outlined.argsort(descending=True, stable=True)[:n_kept]
+        return Sources(with_cue.select(surest), without_cue)
 
     def scenes(self, rows: pa.Table) -> Scenes:
         """Load the images of rows of concepts_schema that have maps."""
@@ -153,19 +163,51 @@ class SourceLoader:
             for name in ("presence", "evidence", "other_evidence", "activity")
         )
         size = (pixels.shape[2], pixels.shape[3])
+        presence = scenes.enlarge(presence, size)
+        objects, outlined = _outline_twice(pixels, other, activity, annotated, presence)
         return Scenes(
             scenes.to_tensor(index, pixels),
             scenes.to_tensor(arrays.classes(rows, "pred_index"), pixels),
             pixels.float(),
-            scenes.outline(pixels, other, annotated),
+            objects,
+            outlined,
             scenes.most_active(activity, size),
-            scenes.enlarge(presence, size),
+            presence,
             scenes.enlarge(evidence, size),
         )
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])
         return torch.from_numpy(values.reshape(-1, *self.grid)).to(like.device)
+
+
+def _overlaps(rows: pa.Table, grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share (n,) of the presence of a candidate's concepts at cells with other evidence."""
+    presence, other = (
+        arrays.vectors(rows, name, grid[0] * grid[1]) for name in ("presence", "other_evidence")
+    )
+    shared = np.minimum(presence, other).sum(axis=1)
+    return np.asarray(shared / np.maximum(presence.sum(axis=1), 1e-9), np.float32)
+
+
+def _outline_twice(
+    pixels: Tensor, other_evidence: Tensor, activity: Tensor, annotated: Tensor, presence: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outline objects by the other evidence for the class, and by the activity of the layer.
+
+    A cue on which all evidence rests leaves no other evidence for the object, and a cue beside the
+    object has much of the activity. Where both outlines agree, the object is surely outlined.
+
+    Returns:
+        Masks (n, 1, H, W) in {0, 1} by the other evidence, and the intersection over union (n,) of
+        both outlines.
+    """
+    one, other = (
+        scenes.outline(pixels, started_from, annotated, presence)
+        for started_from in (other_evidence, activity)
+    )
+    both, either = torch.minimum(one, other), torch.maximum(one, other)
+    return one, both.sum(dim=(1, 2, 3)) / either.sum(dim=(1, 2, 3)).clamp_min(1)
 
 
 def has_maps(rows: pa.Table) -> pa.Table:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
@@ -20,18 +22,18 @@ N_FILLERS = 2
 
 @dataclass(frozen=True)
 class Removal:
-    """n images of a class whose cue was removed.
+    """What n images of a class lose without their cue.
 
     Attributes:
         index: (n,) positions in the plan.
-        reliance: (n,) in [0, 1], share of the probability of the class that is lost, mean over the
-            fillers.
-        flipped: share of the removals that flip the prediction to another class.
+        reliance: (n,) in [0, 1], share of the probability of the class that is lost.
+        flipped: share of the removals that flip the prediction to another class; None for a cue
+            that cannot be removed from an image.
     """
 
     index: NDArray[np.int64]
     reliance: NDArray[np.float64]
-    flipped: float
+    flipped: float | None
 
     def select(self, rows: NDArray[np.bool_]) -> Removal:
         """The removals from some of the images, by a mask (n,); `flipped` stays that of all."""
@@ -72,11 +74,28 @@ def remove_cue(
     )
 
 
+def estimate_reliance(rows: pa.Table) -> Removal:
+    """Estimate what images lose without a cue that cannot be removed from them.
+
+    Without the contribution of the cue's concepts, the logit of the class is smaller by it, to
+    first order; the other logits stay.
+
+    Args:
+        rows: of concepts_schema; the images of the class with the cue.
+    """
+    margin, contribution = (
+        rows[name].to_numpy().astype(np.float64) for name in ("margin", "contribution")
+    )
+    lost = 1 - expit(margin - contribution) / np.maximum(expit(margin), np.finfo(np.float64).tiny)
+    return Removal(rows["index"].to_numpy(), np.clip(lost, 0, 1), flipped=None)
+
+
 def join(removals: list[Removal]) -> Removal:
     """Join the removals from several batches of images, of at least one."""
     sizes = [len(each.index) for each in removals]
+    flipped = [0.0 if each.flipped is None else each.flipped for each in removals]
     return Removal(
         np.concatenate([each.index for each in removals]),
         np.concatenate([each.reliance for each in removals]),
-        float(np.average([each.flipped for each in removals], weights=sizes)),
+        float(np.average(flipped, weights=sizes)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.analysis.audited_model import AuditedModel, Ints
@@ -46,6 +47,11 @@ class Trial:
     def gain(self) -> float:
         """Flip rate to the class minus that of the control, in [-1, 1]."""
         return self._gain_of(self.class_index)
+
+    @property
+    def promise(self) -> float:
+        """The gain in flips or, where it is larger, in the mean probability of the class."""
+        return max(self.gain, float(self.added.mean()))
 
     @property
     def sharing(self) -> Ints:
@@ -109,15 +115,17 @@ def run_trial(
     """
     groups = (recipients, sources.with_cue, sources.without_cue)
     drawn = [scenes.draw_rows(len(images), n, rng) for images in groups]
-    probabilities: list[list[NDArray[np.float32]]] = [[], []]
+    pairs = []
     for start in range(0, n, BATCH):
         batch = [
             images.select(scenes.to_tensor(rows[start : start + BATCH], images.pixels))
             for images, rows in zip(groups, drawn, strict=True)
         ]
-        for kept, changed in zip(probabilities, intervention.apply(*batch), strict=True):
-            kept.append(model.probabilities(changed))
-    with_cue, control = (np.concatenate(blocks) for blocks in probabilities)
+        pairs.append(intervention.apply(*batch))
+    changed, control_changed = (torch.cat(blocks) for blocks in zip(*pairs, strict=True))
+    with_cue = model.probabilities(changed)
+    is_same = torch.equal(changed, control_changed)
+    control = with_cue if is_same else model.probabilities(control_changed)
     classes = np.asarray(recipients.classes.cpu().numpy()[drawn[0]], np.int64)
     return Trial(
         class_index,

@@ -108,7 +108,7 @@ class Verifier:
         )
         removal = self._remove(decision, sources.without_cue, recipients)
         cue = description.describe_cue(
-            decision.intervention, sources.with_cue, is_local=decision.is_local
+            decision.intervention, sources.with_cue, recipients, is_local=decision.is_local
         )
         return Finding(decision, verdict, cue, removal, shown)
 
@@ -131,6 +131,8 @@ class Verifier:
         tested = decision.tested
         rows = self.concepts(tested.candidate["candidate_id"])
         rows = rows.filter(pc.equal(rows["pred_index"], tested.class_index))
+        if not INTERVENTIONS[decision.intervention].can_remove:
+            return reliance.estimate_reliance(rows.filter(rows["has_cue"]))
         is_statistic = decision.intervention in STATISTICS
         if not is_statistic:
             rows = image_pool.has_maps(rows.filter(rows["has_cue"]))

@@ -1,0 +1,84 @@
+"""Compression and noise are recognised in sources, and repeated in recipients."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.analysis.interventions import degradations
+
+
+def photographs(n: int, side: int = 64, seed: int = 0) -> Tensor:
+    """Random images (n, 3, side, side) float32, smooth within 8 pixels, with a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(30, 220, (n, 3, side // 8, side // 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+    return (smooth + torch.from_numpy(rng.normal(0, 2, smooth.shape).astype(np.float32))).clamp(
+        0, 255
+    )
+
+
+def compressed(images: Tensor, quality: int) -> Tensor:
+    """By another implementation of JPEG than the one under test."""
+    result = []
+    for image in images:
+        buffer = io.BytesIO()
+        pixels = np.asarray(image.round().byte().permute(1, 2, 0))
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        result.append(np.asarray(Image.open(buffer)))
+    return torch.from_numpy(np.stack(result)).permute(0, 3, 1, 2).float()
+
+
+def quality_of(image: Tensor) -> int | None:
+    return degradations.jpeg_quality(np.asarray(image.byte().permute(1, 2, 0)).copy())
+
+
+@pytest.mark.parametrize("quality", [12, 25, 45])
+@pytest.mark.parametrize("side", [64, 224])
+def test_the_quality_of_a_compressed_image_is_recognised(quality: int, side: int) -> None:
+    found = [quality_of(image) for image in compressed(photographs(8, side), quality)]
+    close = [value is not None and abs(value - quality) <= 6 for value in found]
+    assert np.mean(close) >= 0.75, found
+
+
+def test_images_that_were_not_compressed_have_no_quality() -> None:
+    assert [quality_of(image) for image in photographs(20).round()] == [None] * 20
+    flat = torch.full((3, 64, 64), 128.0)
+    assert quality_of(flat) is None
+    assert quality_of(flat[:, :5, :5]) is None
+
+
+def test_compression_is_repeated_on_the_recipient_only_if_the_source_has_it() -> None:
+    images, sources = photographs(6, seed=1), compressed(photographs(6), 26)
+    weights = torch.ones(6, 1, 64, 64)
+    changed = degradations.transfer_compression(images, sources, weights)
+    expected = compressed(images, 26)
+    assert (changed - expected).abs().mean() < 0.3 * (images - expected).abs().mean()
+    same = degradations.transfer_compression(images, photographs(6).round(), weights)
+    assert torch.equal(same, images)
+
+
+def test_noise_is_added_up_to_the_level_of_the_source() -> None:
+    images, weights = photographs(8, seed=1), torch.ones(8, 1, 64, 64)
+    noisy = photographs(8) + 20 * torch.randn(8, 3, 64, 64, generator=torch.manual_seed(3))
+    changed = degradations.transfer_noise(images, noisy, weights)
+    assert (changed - images).std().item() == pytest.approx(20, rel=0.1)
+    level = degradations.noise_levels(changed, weights)
+    assert level.mean().item() == pytest.approx(20, rel=0.15)
+    assert torch.equal(degradations.transfer_noise(images, photographs(8), weights), images)
+    assert torch.equal(changed, degradations.transfer_noise(images, noisy, weights))
+
+
+def test_the_noise_of_left_out_pixels_does_not_count() -> None:
+    noisy = photographs(4)
+    noisy[..., :32] += 30 * torch.randn(4, 3, 64, 32, generator=torch.manual_seed(3))
+    weights = torch.ones(4, 1, 64, 64)
+    weights[..., :32] = 0
+    level = degradations.noise_levels(noisy, weights)
+    assert level.max().item() < 4
+    assert degradations.noise_levels(noisy, torch.zeros_like(weights)).max().item() == 0
