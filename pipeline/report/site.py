@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analysis.ranking.decisions import IMAGE_COLUMNS
-from pipeline.analysis.shortcuts.divisions import MIN_GROUP, MIN_SHARE
+from pipeline.analysis.shortcuts.divisions import MIN_GROUP, MIN_GROUP_OF_FEW, MIN_SHARE
 from pipeline.config import Config
 from pipeline.report import changes, classes, findings, overview, suspects
 from pipeline.report.aggregates import FocusSample, Totals
@@ -288,7 +288,8 @@ class Site:
         limits = self.config.analysis
         return (
             f"A cue is found if at least {MIN_SHARE:.0%} of the images of its class have it and at "
-            f"least {MIN_GROUP} sampled images lack it, and if adding it flips "
-            f"{limits.min_effect:.0%} of other images. A cue that all images of a class have, and "
-            "a cue that consists in the absence of something, are not found."
+            f"least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few images) lack "
+            f"it, and if adding it flips {limits.min_effect:.0%} of other images. A cue that all "
+            "images of a class have, and a cue that consists in the absence of something, are not "
+            "found."
         )

@@ -15,7 +15,7 @@ NO_OTHERS = np.zeros((0, 24), np.float32)
 
 
 def planted(
-    n: int = 120, n_with: int = 80, *, seed: int = 0, strength: float = 3.0
+    n: int = 120, n_with: int = 80, *, seed: int = 0, strength: float = 6.0
 ) -> tuple[Tensor, np.ndarray]:
     """Activations (n, CHANNELS, GRID, GRID) of an object, and of a cue in the first n_with images.
 
@@ -67,8 +67,8 @@ def test_images_with_a_cue_are_divided_from_the_others(n_with: int) -> None:
     np.testing.assert_array_equal(best.with_cue, truth)
     np.testing.assert_array_equal(best.without_cue, ~truth)
     assert best.share == pytest.approx(n_with / 120)
-    # The cue contributes 0.1 for each unit of two channels of strength 3.
-    assert best.contribution == pytest.approx(0.6, rel=0.2)
+    # The cue contributes 0.1 for each unit of two channels of strength 6.
+    assert best.contribution == pytest.approx(1.2, rel=0.2)
 
 
 def test_the_concepts_of_the_cue_have_the_weight_and_those_of_the_object_none() -> None:
@@ -87,6 +87,24 @@ def test_what_lowers_the_logit_is_no_cue() -> None:
     maps = Concepts.fit(activations, seed=0).maps(activations, gradients)
     found = divisions.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)
     assert not any(np.array_equal(each.with_cue, truth) for each in found)
+
+
+def test_a_cue_that_contributes_little_is_no_division() -> None:
+    activations, truth = planted()
+    for weight, expected in ((0.1, True), (0.002, False)):
+        gradients = torch.full_like(activations, 0.1)
+        gradients[:, 8:10] = weight
+        maps = Concepts.fit(activations, seed=0).maps(activations, gradients)
+        found = divisions.find_divisions(maps, np.ones(len(truth), bool), NO_OTHERS)
+        assert any(np.array_equal(each.with_cue, truth) for each in found) == expected
+
+
+def test_a_class_of_few_images_may_have_smaller_groups() -> None:
+    assert [divisions.smallest_group(n) for n in (10, 30, 40, 60, 200)] == [3, 3, 4, 6, 6]
+    activations, truth = planted(n=30, n_with=27)
+    maps = Concepts.fit(activations, seed=0).maps(activations, torch.full_like(activations, 0.1))
+    best = divisions.find_divisions(maps, np.ones(30, bool), NO_OTHERS)[0]
+    np.testing.assert_array_equal(best.with_cue, truth)
 
 
 def test_images_of_other_classes_are_scored_but_not_divided() -> None:

@@ -61,6 +61,19 @@ def test_an_annotated_outline_stays_unchanged() -> None:
     assert torch.equal(outlines.outline_objects(picture(), active(), outline), outline)
 
 
+def test_a_cue_beside_the_object_is_dropped_and_one_on_it_is_not() -> None:
+    objects = disc()[None, None].clone()
+    objects[..., :8, :8] = True
+    corner = torch.zeros_like(objects)
+    corner[..., :10, :10] = True
+    kept = outlines.drop_parts(objects, corner)
+    assert not kept[..., :8, :8].any()
+    assert overlap(kept) == 1.0
+    everywhere = torch.ones_like(objects)
+    assert torch.equal(outlines.drop_parts(objects, everywhere), objects)
+    assert torch.equal(outlines.drop_parts(objects, torch.zeros_like(objects)), objects)
+
+
 def test_without_different_colours_the_likely_pixels_are_returned() -> None:
     flat = torch.full((1, 3, SIZE, SIZE), 80, dtype=torch.uint8)
     unannotated = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)

@@ -444,6 +444,16 @@ def test_the_interval_is_wide_where_few_source_images_decide() -> None:
     assert width(few) > 3 * width(many)
 
 
+def test_the_interval_of_equal_outcomes_is_students() -> None:
+    sources = np.repeat(np.arange(16), 10)
+    flipped, never = np.isin(sources, range(10)), np.zeros(160, bool)
+    rng = np.random.default_rng(0)
+    effect = effects.compare_flips(flipped, never, sources, sources, sources % 2, rng)
+    error = np.sqrt(10 / 16 * 6 / 16 / 16) * np.sqrt(32 / 30)
+    expected = 10 / 16 - stats.t.ppf(0.975, 30) * error
+    assert effect.ci_low == pytest.approx(expected, abs=0.03)
+
+
 def test_flips_to_classes_that_share_a_cue_count() -> None:
     n = np.arange(100)
     classes = 3 + n % 4
@@ -482,7 +492,10 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
         ({"part": 0.6, "region": 0.02}, Verdict.PROPERTY, "part"),
         ({"part": 0.25}, None, "part"),
         ({"part": 0.6, "object colour": 0.55}, Verdict.PROPERTY, "object colour"),
+        ({"part": 0.6, "object colour": 0.25}, Verdict.PROPERTY, "object colour"),
+        ({"part": 0.9, "object colour": 0.25}, Verdict.PROPERTY, "part"),
         ({"part": 0.6, "region": 0.5}, Verdict.CONFIRMED, "region"),
+        ({"compression": 0.5, "texture": 0.6}, Verdict.CONFIRMED, "compression"),
         ({"part": 0.9, "region": 0.25}, Verdict.PROPERTY, "part"),
         ({"colour": 0.5, "lighting": 0.55, "region": 0.3}, Verdict.CONFIRMED, "colour"),
         ({"background": 0.8, "region": 0.3}, Verdict.CONFIRMED, "background"),

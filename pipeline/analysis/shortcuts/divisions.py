@@ -22,12 +22,16 @@ if TYPE_CHECKING:  # the report reads the limits below, and starts without PyTor
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-MIN_GROUP = 6
-"""Fewest images of each of the two groups."""
+MIN_GROUP, MIN_GROUP_OF_FEW = 6, 3
+"""Fewest images of each of the two groups; and the same in classes of few images, where a tenth of
+the class is less than MIN_GROUP."""
 MIN_TAIL = 0.03
 """Smallest share of the class that a threshold may split off."""
 MIN_SHARE = 0.08
 """Smallest share of the class with the cue; a rarer cue hardly matters for the class."""
+MIN_CONTRIBUTION = 0.2
+"""Least contribution of a cue, as a fraction of what all concepts contribute in the images with it;
+a weaker one flips no images."""
 COMMON = 0.85
 """Share of the class with the cue from which a division is rated among the common cues."""
 MAX_DIVISIONS, MAX_COMMON = 3, 2
@@ -117,12 +121,19 @@ def find_divisions(maps: ConceptMaps, of_class: Bools, others: Floats) -> list[D
         if division is None:
             continue
         is_new = not any(_are_same(division, other) for other in found)
-        if is_new and division.contribution > 0 and division.share >= MIN_SHARE:
+        total = maps.total[division.with_cue].mean()
+        matters = division.contribution >= MIN_CONTRIBUTION * max(total, TINY)
+        if is_new and matters and division.share >= MIN_SHARE:
             found.append(division)
     found.sort(key=lambda each: -each.rating)
     common = [each for each in found if each.share > COMMON][:MAX_COMMON]
     rarer = [each for each in found if each.share <= COMMON][:MAX_DIVISIONS]
     return sorted(common + rarer, key=lambda each: -each.rating)
+
+
+def smallest_group(n_images: int) -> int:
+    """Fewest images of a group of a class of n images."""
+    return min(MIN_GROUP, max(MIN_GROUP_OF_FEW, n_images // 10))
 
 
 def summarise(strength: Floats) -> Floats:
@@ -144,7 +155,7 @@ def _starts(
         for threshold in (_otsu(values[of_class]), _widest(values[of_class])):
             above = values > threshold
             sides = above & of_class, ~above & of_class
-            if min(map(np.sum, sides)) >= MIN_GROUP:
+            if min(map(np.sum, sides)) >= smallest_group(int(of_class.sum())):
                 yield sides[int(total[sides[0]].mean() < total[sides[1]].mean())]
 
 
@@ -156,7 +167,7 @@ def _refine(start: Bools, features: Floats, of_class: Bools) -> Floats | None:
     with_cue, direction = start, None
     for _ in range(N_ROUNDS):
         groups = features[with_cue], features[of_class & ~with_cue]
-        if min(map(len, groups)) < MIN_GROUP:
+        if min(map(len, groups)) < smallest_group(int(of_class.sum())):
             return None
         direction = _discriminant(*groups)
         score = features @ direction
@@ -187,7 +198,7 @@ def _describe(
     score = features @ direction
     threshold = _best_threshold(score[of_class])
     with_cue, without_cue = of_class & (score > threshold), of_class & (score <= threshold)
-    if min(with_cue.sum(), without_cue.sum()) < MIN_GROUP:
+    if min(with_cue.sum(), without_cue.sum()) < smallest_group(int(of_class.sum())):
         return None
     weights = _weights(maps, with_cue, of_class)
     contribution = (maps.contribution @ weights).sum(axis=(1, 2))
@@ -242,7 +253,7 @@ def _separation(values: Floats, above: Bools) -> float:
         values: (n,).
         above: (n,) whether a value belongs to the first group.
     """
-    if min(above.sum(), (~above).sum()) < MIN_GROUP:
+    if min(above.sum(), (~above).sum()) < smallest_group(len(above)):
         return 0.0
     share = above.mean()
     variance = share * values[above].var() + (1 - share) * values[~above].var()
@@ -279,7 +290,7 @@ def _moments_of_splits(values: Floats) -> tuple[NDArray[np.float64], ...]:
 
 def _threshold(ordered: NDArray[np.float64], criterion: NDArray[np.float64]) -> float:
     """Middle of the gap at which the criterion (n - 1,) is largest, away from both ends."""
-    edge = max(MIN_GROUP, int(MIN_TAIL * len(ordered)))
+    edge = max(smallest_group(len(ordered)), int(MIN_TAIL * len(ordered)))
     allowed = np.full(len(criterion), -np.inf)
     allowed[edge - 1 : len(criterion) - edge + 1] = criterion[edge - 1 : len(criterion) - edge + 1]
     best = int(allowed.argmax())

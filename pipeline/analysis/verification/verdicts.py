@@ -23,6 +23,9 @@ MUCH_STRONGER = 2.0
 """Ratio of the gains from which the part on the object describes the cue, not what is beside it."""
 ENOUGH = 0.8
 """Share of the largest gain from which a statistic of the whole picture describes the cue."""
+MUCH = 0.4
+"""Share of the gain of the part from which the object's colour describes the cue: the part brings
+the object's pattern and outline, too."""
 WHOLE_PICTURE = (*STATISTICS, "background", "object colour")
 """Interventions that name one cue of a class at most."""
 LOCAL = 0.7
@@ -125,7 +128,7 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
     if not passed:
         why = _why_not(tested.effects[best], limits)
         return Decision(tested, intervention=best, q_values=q_values, reason=why)
-    chosen = _describe_best(tested, passed)
+    chosen = _describe_best(tested, passed, limits.min_effect)
     effect = tested.effects[chosen]
     general = effect.median_gain >= limits.min_effect / 2
     proven = INTERVENTIONS[chosen].leaves_object_out
@@ -153,16 +156,18 @@ def _why_not(effect: Effect, limits: AnalysisConfig) -> str:
     return "the effect may be chance, or is too small for a property of the object"
 
 
-def _describe_best(tested: TestedCandidate, passed: list[str]) -> str:
+def _describe_best(tested: TestedCandidate, passed: list[str], least: float) -> str:
     """The intervention that describes the cue best, of those that passed."""
     gains = {name: tested.effects[name].gain for name in passed}
     outside = [name for name in passed if INTERVENTIONS[name].leaves_object_out]
     on_object = [name for name in passed if name not in outside]
     best_outside = max((gains[name] for name in outside), default=0.0)
     if on_object and max(gains[name] for name in on_object) >= MUCH_STRONGER * best_outside:
-        if gains.get("object colour", 0.0) >= ENOUGH * gains.get("part", 0.0):
+        colour = tested.effects.get("object colour")
+        strongest = max(gains[name] for name in on_object)
+        if colour and colour.gain >= max(least, MUCH * strongest) and colour.ci_low > 0:
             return "object colour"
-        return "part"
+        return "part" if "part" in gains else on_object[0]
     for name in STATISTICS:
         if gains.get(name, 0.0) >= ENOUGH * best_outside:
             return name

@@ -117,7 +117,10 @@ class Verifier:
         if decision.intervention not in STATISTICS or not decision.in_place:
             return decision
         sources = self._tested_sources(decision.tested)
-        if description.changes_objects(decision.intervention, sources):
+        recipients = self.pool.of_other_classes(decision.tested.class_index, TEST)
+        lacking = scenes.concatenate(sources.without_cue, recipients)
+        compared = Sources(sources.with_cue, lacking)
+        if description.changes_objects(decision.intervention, compared):
             return decision
         return replace(decision, intervention=decision.in_place)
 
