@@ -487,7 +487,10 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
 @pytest.mark.parametrize(
     ("gains", "verdict", "intervention"),
     [
-        ({"region": 0.5}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.5, "background": 0.3}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.5, "part": 0.25}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.5, "part": 0.1, "background": 0.1}, None, "region"),
+        ({"region": 0.5}, None, "region"),
         ({"region": 0.1}, None, "region"),
         ({"part": 0.6, "region": 0.02}, Verdict.PROPERTY, "part"),
         ({"part": 0.25}, None, "part"),
@@ -511,8 +514,8 @@ def test_verdicts(gains: dict[str, float], verdict: Verdict | None, intervention
 
 
 def test_an_effect_on_few_classes_is_suspected_and_chance_is_nothing() -> None:
-    assert decision_of({"region": 0.5}, median=0.02).verdict is Verdict.SUSPECTED
-    assert decision_of({"region": 0.5}, p=0.2).verdict is None
+    assert decision_of({"region": 0.5, "part": 0.5}, median=0.02).verdict is Verdict.SUSPECTED
+    assert decision_of({"region": 0.5, "part": 0.5}, p=0.2).verdict is None
 
 
 def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
@@ -520,7 +523,7 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
     kept = verdicts.merge_same([first, second])
     assert [each.verdict for each in kept] == [Verdict.CONFIRMED, None]
     assert "same cue" in kept[1].reason
-    both = verdicts.merge_same([decision_of({"region": 0.5}), decision_of({"region": 0.4})])
+    both = verdicts.merge_same([decision_of({"region": gain, "part": gain}) for gain in (0.5, 0.4)])
     assert all(each.verdict for each in both)
 
 

@@ -152,6 +152,8 @@ INTERVENTIONS = {
     )
 }
 """All interventions by name; those that can prove a shortcut come first."""
+SAME_PLACE = ("background", "part")
+"""Names of the interventions that change pixels of a region, too: all of them or fewer."""
 STATISTICS = ("colour", "compression", "noise", "texture", "sharpness", "lighting")
 """Names of the interventions that transfer a statistic of the whole picture, the most specific
 first: a layout of light and dark carries colours, too."""

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
+from pipeline.analysis.interventions.catalogue import (
+    INTERVENTIONS,
+    SAME_PLACE,
+    STATISTICS,
+    Intervention,
+)
 from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.verification import trials
 from pipeline.analysis.verification.effects import Effect
@@ -162,4 +167,6 @@ class CandidateTester:
             tested.screened[name] = trial.gain
             if trial.promise >= MIN_SCREENED_GAIN:
                 promising.append(name)
+        if "region" in promising:  # its place is confirmed by other changes of the same pixels
+            promising += [n for n in SAME_PLACE if n in tested.screened and n not in promising]
         return promising

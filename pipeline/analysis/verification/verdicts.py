@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, SAME_PLACE, STATISTICS
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
 from pipeline.config import AnalysisConfig
@@ -26,6 +26,8 @@ ENOUGH = 0.8
 MUCH = 0.4
 """Share of the gain of the part from which the object's colour describes the cue: the part brings
 the object's pattern and outline, too."""
+CORROBORATED = 0.4
+"""Share of the gain of a region that another change of the same place must have."""
 WHOLE_PICTURE = (*STATISTICS, "background", "object colour")
 """Interventions that name one cue of a class at most."""
 LOCAL = 0.7
@@ -125,6 +127,8 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
         for name, effect in tested.effects.items()
         if _passes(name, effect, q_values[name], limits)
     ]
+    if "region" in passed and not _is_corroborated(tested):
+        passed.remove("region")
     if not passed:
         why = _why_not(tested.effects[best], limits)
         return Decision(tested, intervention=best, q_values=q_values, reason=why)
@@ -150,9 +154,21 @@ def _passes(name: str, effect: Effect, q_value: float, limits: AnalysisConfig) -
     return effect.gain >= least and effect.ci_low >= SURELY * least and q_value < limits.fdr
 
 
+def _is_corroborated(tested: TestedCandidate) -> bool:
+    """Whether another change of the same pixels has part of the effect of the region.
+
+    Where the object is outlined wrongly, what is left of it in the region flips predictions, but
+    neither the background nor the part with the strongest evidence does.
+    """
+    gains = [tested.effects[name].gain for name in SAME_PLACE if name in tested.effects]
+    return max(gains, default=0.0) >= CORROBORATED * tested.effects["region"].gain
+
+
 def _why_not(effect: Effect, limits: AnalysisConfig) -> str:
     if effect.gain < limits.min_effect:
         return f"the largest gain is {effect.gain:.0%}, less than {limits.min_effect:.0%}"
+    if effect.ci_low >= SURELY * limits.min_effect:
+        return "only one change of this place has an effect, or it is on the object and too small"
     return "the effect may be chance, or is too small for a property of the object"
 
 
