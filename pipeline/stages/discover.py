@@ -171,7 +171,8 @@ def _find_candidates(config: Config, setup: Setup, rows: Rows) -> tuple[list[Row
 
 
 def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[Row]:
-    """Find metadata columns that are associated with a prediction, given the label.
+    """Find metadata columns that are associated with a prediction, given the label, or that say the
+    same as a label.
 
     The columns are read one after another, because there may be many.
     """
@@ -182,17 +183,25 @@ def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -
         predictions[name].fill_null(-1).to_numpy().astype(np.int64)
         for name in ("pred_index", "label_index")
     ]
+    limits, names = config.analysis, setup.class_names
     tests: list[metadata.Association] = []
+    same: list[metadata.Confounder] = []
     for field in plan.schema.field("metadata").type:
         column = plan.to_table(columns={field.name: pc.field("metadata", field.name)})
-        tests += metadata.find_associations(column.take(predictions["index"]), *classes)
-    limits, names = config.analysis, setup.class_names
+        column = column.take(predictions["index"])
+        tests += metadata.find_associations(column, *classes)
+        same += metadata.find_confounders(column, classes[1], names)
     candidate_rows = [
         candidates.candidate_of_association(test, len(tests), names[test.class_index])
         for test in tests
     ]
-    return [
+    associated = [
         row
         for row in candidate_rows
         if row["statistic"] >= limits.min_effect and row["p_value"] < limits.fdr
     ]
+    known = {row["candidate_id"] for row in associated}
+    confounded = [
+        candidates.candidate_of_confounder(each, names[each.class_index]) for each in same
+    ]
+    return associated + [row for row in confounded if row["candidate_id"] not in known]

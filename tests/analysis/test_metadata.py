@@ -102,6 +102,27 @@ def test_every_kind_of_column_is_grouped_or_left_out() -> None:
     }  # fmt: skip
 
 
+def test_a_value_that_says_the_same_as_a_label_is_told_once() -> None:
+    labels = np.repeat([0, 1, -1], [60, 60, 10])
+    site = np.where(labels == 0, "A", "B").astype(object)
+    site[:2] = "B"
+    columns = pa.table(
+        {
+            "site": site.tolist(),
+            "copy": np.where(labels == 0, "Red", "green").tolist(),
+            "half": (["x", "y"] * 65),
+            "empty": pa.array([None] * 130, pa.string()),
+        }
+    )
+    (found,) = metadata.find_confounders(columns, labels, ["red", "green"])
+    assert (found.class_index, found.column, found.value) == (0, "site", "A")
+    assert found.share_of_label == pytest.approx(58 / 60)
+    assert found.share_of_value == 1.0
+    table = [[58, 0], [2, 70]]
+    assert found.p_value == pytest.approx(stats.fisher_exact(table, "greater")[1])
+    assert list(metadata.find_confounders(columns, np.full(130, -1), ["red", "green"])) == []
+
+
 def test_without_association_p_values_are_uniform() -> None:
     rng = np.random.default_rng(0)
     p_values = []

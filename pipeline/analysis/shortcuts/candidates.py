@@ -21,7 +21,7 @@ from pipeline.analysis.shortcuts import divisions
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.shortcuts.concepts import ConceptMaps, Concepts, Floats
 from pipeline.analysis.shortcuts.divisions import Bools, Division
-from pipeline.analysis.shortcuts.metadata import Association
+from pipeline.analysis.shortcuts.metadata import Association, Confounder
 from pipeline.engine.inference import ClassEvidence
 from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
 
@@ -124,6 +124,31 @@ def candidate_of_association(found: Association, n_tests: int, name: str) -> Row
         "raised_by": evidence,
         "statistic": found.share_with - found.share_without,
         "p_value": min(1.0, found.p_value * n_tests),
+    }
+    return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
+
+
+def candidate_of_confounder(found: Confounder, name: str) -> Row:
+    """Make a row of CANDIDATES from a value of a metadata column that says the same as a label.
+
+    Args:
+        found: the value and the label.
+        name: of the class of the label.
+    """
+    evidence = (
+        f"{found.share_of_label:.0%} of the images labelled {name} have {found.column} = "
+        f"{found.value}, and {found.share_of_value:.0%} of the images with it are labelled "
+        f"{name}, so that no test can tell which of the two the model relies on"
+    )
+    row = {
+        "class_index": found.class_index,
+        "class_name": name,
+        "kind": METADATA,
+        "place": f"{found.column} = {found.value}",
+        "probe": METADATA,
+        "raised_by": evidence,
+        "statistic": found.share_of_label,
+        "p_value": found.p_value,
     }
     return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
 

@@ -15,6 +15,29 @@ MAX_VALUES = 30
 """Most values of a column that forms groups; numbers with more values are cut into quarters."""
 MIN_IMAGES = 20
 """Fewest images with a value, and fewest without it, for a test of the value."""
+SAME = 0.95
+"""Share of a label's images that have a value, and share of the value's images that have the label,
+from which the two say the same."""
+
+
+@dataclass(frozen=True)
+class Confounder:
+    """A value of a column that says the same as a label, so that their effects cannot be separated.
+
+    Attributes:
+        class_index: the label.
+        column, value: name of the metadata column, and the value as text.
+        share_of_label: share in [0, 1] of the images with the label that have the value.
+        share_of_value: share in [0, 1] of the images with the value that have the label.
+        p_value: of Fisher's exact test of the value and the label, one-sided.
+    """
+
+    class_index: int
+    column: str
+    value: str
+    share_of_label: float
+    share_of_value: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,49 @@ def find_associations(
                 share_with, share_without, p_value = result
                 shares = share_with, share_without
                 yield Association(class_index, name, value, *shares, p_value, confounding)
+
+
+def find_confounders(
+    columns: pa.Table, labels: NDArray[np.int64], class_names: list[str]
+) -> Iterator[Confounder]:
+    """Find values of columns that say the same as a label; at most the clearest of each column.
+
+    A value that is the name of the class is a copy of the label, and nothing to tell.
+
+    Args:
+        columns: n rows of metadata.
+        labels: (n,) class indices, -1 where there is no label.
+        class_names: names of the classes.
+    """
+    for name in columns.column_names:
+        codes, values = _encode_groups(columns[name])
+        found = [
+            _compare(name, value, codes == code, labels)
+            for code, value in enumerate(values)
+            if min((codes == code).sum(), (codes != code).sum()) >= MIN_IMAGES
+        ]
+        same = [
+            each
+            for each in found
+            if min(each.share_of_label, each.share_of_value) >= SAME
+            and each.value.casefold() != class_names[each.class_index].casefold()
+        ]
+        if same:
+            yield max(same, key=lambda each: each.share_of_label + each.share_of_value)
+
+
+def _compare(
+    column: str, value: str, has: NDArray[np.bool_], labels: NDArray[np.int64]
+) -> Confounder:
+    """Compare a value with the label that most of its images have."""
+    counts = np.bincount(labels[has] + 1)[1:]
+    if not counts.any():
+        return Confounder(0, column, value, 0.0, 0.0, 1.0)
+    label = int(counts.argmax())
+    of_label = labels == label
+    both = int((has & of_label).sum())
+    p_value = stats.hypergeom.sf(both - 1, len(has), int(has.sum()), int(of_label.sum()))
+    return Confounder(label, column, value, both / of_label.sum(), both / has.sum(), float(p_value))
 
 
 def mantel_haenszel(
