@@ -126,8 +126,9 @@ class SourceLoader:
         """Load one half of the source images of a candidate, up to MAX_SOURCES of each group.
 
         Of many images with the cue, those are taken in which it is away from the other evidence for
-        the class, so that it can be separated from the object. None is returned where a group has
-        fewer than MIN_SOURCES images.
+        the class, so that it can be separated from the object; of these, the half whose objects are
+        outlined most surely is kept. None is returned where a group has fewer than MIN_SOURCES
+        images.
 
         Args:
             candidate: row of CANDIDATES.
