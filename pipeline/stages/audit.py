@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipeline.config import Config, PartitionConfig
-from pipeline.errors import AuditError, GateError, Held, Stopped
+from pipeline.errors import AuditError, DataError, GateError, Held, Stopped
 from pipeline.run import faults, partition
 from pipeline.run.lock import lock
 from pipeline.run.partition import Partition
@@ -16,7 +16,7 @@ from pipeline.run.state import Journal
 from pipeline.stages.stage import BY_NAME
 from pipeline.storage import run_folder
 from pipeline.storage.run_folder import RunFolder
-from pipeline.storage.run_record import ABORTED, COMPLETE, FAILED
+from pipeline.storage.run_record import ABORTED, COMPLETE, FAILED, read_record
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,12 @@ def run_audit(config: Config) -> None:
 
 
 def _audit_partition(config: Config, mine: Partition) -> None:
-    """Explain a partition of the shards; the process that finishes last runs all other stages."""
+    """Explain a partition of the shards; the process that finishes last runs all other stages.
+
+    Two processes that finish at the same time may both find all parts; the second of them to get
+    the lock sees that the first ended an audit since.
+    """
+    n_complete = _count_complete(config)
     if "explain" in config.stages:
         with lock(config.folder, mine):
             journal = Journal(config)
@@ -60,9 +65,21 @@ def _audit_partition(config: Config, mine: Partition) -> None:
     try:
         # Other partitions hold the lock for a moment while they test whether they are the last.
         with lock(config.folder, attempts=LAST_PARTITION_ATTEMPTS):
+            if _count_complete(config) > n_complete:
+                log.info("partition %s is done; another process ran the other stages", mine.name)
+                return
             audit(replace(config, shard=PartitionConfig(0, 1), retry_errors=False))
     except Held:
         log.info("partition %s is done; another process runs the other stages", mine.name)
+
+
+def _count_complete(config: Config) -> int:
+    """Number of attempts of the whole run that ended; 0 without a readable record."""
+    try:
+        record = read_record(config.folder / "run.json")
+    except (OSError, DataError):
+        return 0
+    return sum(attempt.state == COMPLETE for attempt in record.attempts)
 
 
 def audit(config: Config) -> None:

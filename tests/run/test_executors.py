@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from ray.exceptions import RayActorError
 from test_command import COMMAND, run, tables
 
 from helpers.small_data import MODEL, network, write_images
-from pipeline.config import PartitionConfig, RayExecutor
+from pipeline.config import Config, PartitionConfig, RayExecutor
 from pipeline.errors import ConfigError, Held, NotFinished
 from pipeline.run import lock, partition
 from pipeline.run.executors import Task
@@ -28,7 +29,9 @@ from pipeline.run.executors.ray.shard_queue import ShardQueue
 from pipeline.run.executors.ray.workers import WorkerPool
 from pipeline.run.partition import Partition
 from pipeline.run.versions import versions
+from pipeline.stages import audit
 from pipeline.storage.lock import is_held
+from pipeline.storage.run_record import COMPLETE, Attempt, RunRecord
 
 KILLER = """
 
@@ -325,6 +328,37 @@ class TestShare:
             for i in range(2)
         ]
         assert [attempt["images"] for attempt in each] == [24, 24]
+
+    def test_of_two_that_finish_at_once_one_runs_the_other_stages(
+        self, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While this process waits for the lock, another one may end the audit."""
+        config = configure(
+            "dataset=demo",
+            "model=demo",
+            "stages=[rank]",
+            "shard.index=0",
+            "shard.count=2",
+            "run_id=once",
+        )
+        config.folder.mkdir(parents=True)
+        record = RunRecord(attempts=[Attempt("2026-01-01T00:00:00+00:00", state=COMPLETE)])
+        audited: list[Config] = []
+        monkeypatch.setattr(audit, "audit", audited.append)
+        audit.run_audit(config)
+        assert len(audited) == 1
+
+        @contextmanager
+        def wait(folder: Path, **_: int) -> Iterator[None]:
+            (folder / "run.json").write_text(record.to_json())
+            yield
+
+        monkeypatch.setattr(audit, "lock", wait)
+        audit.run_audit(config)
+        assert len(audited) == 1
+        monkeypatch.setattr(audit, "lock", lambda *_, **__: nullcontext())
+        audit.run_audit(config)  # a later start runs the stages again
+        assert len(audited) == 2
 
     def test_a_share_at_work_keeps_out_the_whole_run(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
