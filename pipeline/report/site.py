@@ -284,12 +284,12 @@ class Site:
         )
 
     def _describe_limits(self) -> str:
-        """Describe in words which cues the search would have found, and which it cannot find."""
+        """Describe in words which cues the search can find, and which it cannot."""
         limits = self.config.analysis
         return (
-            f"A cue is found if at least {MIN_SHARE:.0%} of the images of its class have it and at "
-            f"least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few images) lack "
-            f"it, and if adding it flips {limits.min_effect:.0%} of other images. A cue that all "
-            "images of a class have, and a cue that consists in the absence of something, are not "
-            "found."
+            f"A cue can be found only if at least {MIN_SHARE:.0%} of the images of its class have "
+            f"it and at least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few "
+            f"images) lack it, and if adding it flips {limits.min_effect:.0%} of other images. A "
+            "cue that all images of a class have, the absence of something, and the size of the "
+            "object are not found."
         )

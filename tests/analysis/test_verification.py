@@ -28,11 +28,16 @@ from pipeline.analysis.verification import (
     illustration,
     image_pool,
     random_head,
+    reliance,
     trials,
     verdicts,
     wording,
 )
-from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
+from pipeline.analysis.verification.candidate_tests import (
+    N_SCREENING,
+    CandidateTester,
+    TestedCandidate,
+)
 from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.effects import Effect
 from pipeline.analysis.verification.findings import Finding
@@ -309,9 +314,7 @@ def batch(n: int = 4, seed: int = 0) -> Scenes:
     presence = torch.zeros(n, 1, SIZE, SIZE)
     presence[..., :16, :16] = 1
     index = torch.arange(n)
-    return Scenes(
-        index, index, pixels, objects, torch.ones(len(index)), objects, presence, presence
-    )
+    return Scenes(index, index, pixels, objects, objects, presence, presence)
 
 
 @pytest.mark.parametrize("name", [n for n, each in INTERVENTIONS.items() if each.leaves_object_out])
@@ -406,6 +409,62 @@ def test_a_statistic_counts_only_if_other_classes_do_not_have_it(
     assert effect.gain == pytest.approx(gain, abs=0.01)
 
 
+def test_a_change_that_is_the_same_with_and_without_the_cue_is_predicted_once() -> None:
+    model, images = make_model(), batch(8)
+    plain = replace(images, pixels=torch.full_like(images.pixels, 90))  # without any noise
+    sources = image_pool.Sources(plain, plain)
+    before = model.n_predicted
+    trial = trials.run_trial(
+        model, INTERVENTIONS["noise"], images, sources, 0, 8, np.random.default_rng(0)
+    )
+    assert model.n_predicted - before == 8
+    assert trial.gain == 0
+    np.testing.assert_array_equal(trial.predicted, trial.predicted_control)
+
+
+def test_a_screening_without_effect_ends_after_half_of_the_recipients() -> None:
+    model = make_model()
+    sources = image_pool.Sources(batch(8, 1), batch(8, 2))
+    tester = verification_of(model, found_candidates(model)[1]).tester
+    before = model.n_predicted
+    tested = TestedCandidate({"class_index": 2}, (2, 0))
+    tester.test(tested, lambda _: sources, ["sharpness"])
+    assert tested.screened == {"sharpness": 0.0}
+    assert model.n_predicted - before == N_SCREENING
+
+
+def test_sources_have_the_cue_away_from_other_evidence() -> None:
+    """In some of the images with the cue, the other evidence is where the cue is."""
+    model = make_model()
+    rows, concepts = found_candidates(model)
+    row = next(each for each in rows if each["class_name"] == "blue")
+    own = concepts.filter(pc.equal(concepts["candidate_id"], row["candidate_id"]))
+    has_cue, near = (np.isin(own["index"], row["donor_index"][start:]) for start in (0, 20))
+    place = own.schema.get_field_index("other_evidence")
+    presence, other = own["presence"].to_pylist(), own["other_evidence"].to_pylist()
+    moved = [
+        one if is_near else another
+        for one, another, is_near in zip(presence, other, near, strict=True)
+    ]
+    column = pa.array(moved, own.schema.field(place).type)
+    changed = own.set_column(place, own.schema.field(place), column)
+    loader = SourceLoader(model, (GRID, GRID))
+    found = [loader.sources(row, changed, half, seed=0) for half in (SCREENING, TEST)]
+    taken = {int(index) for each in found if each for index in each.with_cue.index}
+    assert taken <= set(own["index"].filter(pa.array(has_cue & ~near)).to_pylist())
+    assert len(taken) == 2 * image_pool.MIN_OUTLINED
+
+
+def test_the_reliance_on_a_cue_that_cannot_be_removed_is_estimated() -> None:
+    """Two classes: the margin is the log-odds, and the contribution is taken from it."""
+    rows = pa.table({"index": [4, 7], "margin": [2.0, 1.0], "contribution": [2.0, -1.0]})
+    removal = reliance.estimate_reliance(rows)
+    before, after = 1 / (1 + np.exp(-2.0)), 0.5
+    np.testing.assert_allclose(removal.reliance, [1 - after / before, 0])
+    assert removal.index.tolist() == [4, 7]
+    assert removal.flipped is None
+
+
 def test_a_candidate_with_too_few_images_is_not_tested() -> None:
     model = make_model()
     rows, concepts = found_candidates(model)
@@ -490,6 +549,7 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
         ({"region": 0.5, "background": 0.3}, Verdict.CONFIRMED, "region"),
         ({"region": 0.5, "part": 0.25}, Verdict.CONFIRMED, "region"),
         ({"region": 0.5, "part": 0.1, "background": 0.1}, None, "region"),
+        ({"region": 0.5, "part": 0.35, "background": 0.1}, Verdict.CONFIRMED, "region"),
         ({"region": 0.5}, None, "region"),
         ({"region": 0.1}, None, "region"),
         ({"part": 0.6, "region": 0.02}, Verdict.PROPERTY, "part"),
@@ -511,6 +571,13 @@ def test_verdicts(gains: dict[str, float], verdict: Verdict | None, intervention
     decision = decision_of(gains)
     assert (decision.verdict, decision.intervention) == (verdict, intervention)
     assert bool(decision.reason) == (verdict is None and bool(gains))
+
+
+def test_reasons_name_what_is_missing() -> None:
+    assert "only the region has an effect" in decision_of({"region": 0.5}).reason
+    assert "of region, is 10%, less than 20%" in decision_of({"region": 0.1}).reason
+    assert "of part, is 25%, less than 30%" in decision_of({"part": 0.25}).reason
+    assert "may be chance" in decision_of({"region": 0.5, "part": 0.5}, p=0.2).reason
 
 
 def test_an_effect_on_few_classes_is_suspected_and_chance_is_nothing() -> None:

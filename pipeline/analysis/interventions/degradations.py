@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.analysis.interventions import transfers
+
 QUALITIES = range(5, 90, 3)
 """JPEG qualities that are tried; a weaker compression is not recognised."""
 RISE = 1.1
@@ -21,8 +23,6 @@ MIN_ERROR = 0.3
 """Root mean square error, in grey levels, that counts as none."""
 MAX_SIDE = 96
 """Side, in pixels, of the part of an image that the quality is estimated from."""
-BLOCK = 8
-"""Side, in pixels, of a block of JPEG's cosine transform (ITU-T T.81)."""
 MIN_NOISE = 4.0
 """Standard deviation, in grey levels, below which no noise is added."""
 NORMAL_MEDIAN = 0.6745
@@ -60,7 +60,7 @@ def jpeg_quality(image: NDArray[np.uint8]) -> int | None:
     "Exposing Digital Forgeries From JPEG Ghosts", IEEE Trans. Information Forensics and Security
     2009). Errors of the luma are compared, because JPEG reduces the resolution of the others.
     """
-    side = min(MAX_SIDE, *image.shape[:2]) // BLOCK * BLOCK
+    side = min(MAX_SIDE, *image.shape[:2]) // transfers.BLOCK * transfers.BLOCK
     if not side:
         return None
     luma = np.asarray(cv2.cvtColor(image[:side, :side], cv2.COLOR_RGB2GRAY), np.uint8)
@@ -85,7 +85,7 @@ def noise_levels(images: Tensor, weights: Tensor) -> Tensor:
 
 
 def _to_array(image: Tensor) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+    return np.ascontiguousarray(transfers.to_uint8(image).permute(1, 2, 0).cpu().numpy())
 
 
 def _compress(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.analysis.audited_model import Ints
 from pipeline.analysis.interventions import outlines
 
-MIN_PRESENCE = 0.3
+COVERING_PRESENCE = 0.3
 """Presence of a candidate's concepts from which they cover a pixel."""
 MARGIN = 1 / 32
 """Width of the margin around an object, as a fraction of the image's shorter side."""
@@ -27,7 +27,6 @@ class Scenes:
         classes: (n,) predicted class indices.
         pixels: (n, 3, H, W) float32 in [0, 255].
         objects: (n, 1, H, W) in {0, 1}, the object with a margin around it.
-        outlined: (n,) in [0, 1], how surely the object is outlined.
         active: (n, 1, H, W) in {0, 1}, where the target layer is most active, whatever the class.
         presence: (n, 1, H, W) in [0, 1], strength of the candidate's concepts.
         evidence: (n, 1, H, W) in [0, 1], their positive contribution to the class.
@@ -37,7 +36,6 @@ class Scenes:
     classes: Tensor
     pixels: Tensor
     objects: Tensor
-    outlined: Tensor
     active: Tensor
     presence: Tensor
     evidence: Tensor
@@ -71,7 +69,7 @@ def outline(
     shares = activity / activity.sum(dim=(1, 2), keepdim=True).clamp_min(1e-9)
     found = outlines.outline_objects(pixels, shares, annotated)
     if presence is not None:
-        found = outlines.drop_parts(found, presence > MIN_PRESENCE)
+        found = outlines.drop_parts(found, presence > COVERING_PRESENCE)
     margin = max(1, round(MARGIN * min(pixels.shape[2:])))
     return F.max_pool2d(found.float(), 2 * margin + 1, 1, margin)
 

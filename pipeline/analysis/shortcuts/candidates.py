@@ -115,17 +115,8 @@ def candidate_of_association(found: Association, n_tests: int, name: str) -> Row
         f"compared within each label ({found.column} and label: Cramer's V "
         f"{found.confounding:.2f})"
     )
-    row = {
-        "class_index": found.class_index,
-        "class_name": name,
-        "kind": METADATA,
-        "place": f"{found.column} = {found.value}",
-        "probe": METADATA,
-        "raised_by": evidence,
-        "statistic": found.share_with - found.share_without,
-        "p_value": min(1.0, found.p_value * n_tests),
-    }
-    return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
+    effect = found.share_with - found.share_without
+    return _metadata_row(found, name, evidence, effect, min(1.0, found.p_value * n_tests))
 
 
 def candidate_of_confounder(found: Confounder, name: str) -> Row:
@@ -140,6 +131,12 @@ def candidate_of_confounder(found: Confounder, name: str) -> Row:
         f"{found.value}, and {found.share_of_value:.0%} of the images with it are labelled "
         f"{name}, so that no test can tell which of the two the model relies on"
     )
+    return _metadata_row(found, name, evidence, found.share_of_label, found.p_value)
+
+
+def _metadata_row(
+    found: Association | Confounder, name: str, evidence: str, statistic: float, p_value: float
+) -> Row:
     row = {
         "class_index": found.class_index,
         "class_name": name,
@@ -147,8 +144,8 @@ def candidate_of_confounder(found: Confounder, name: str) -> Row:
         "place": f"{found.column} = {found.value}",
         "probe": METADATA,
         "raised_by": evidence,
-        "statistic": found.share_of_label,
-        "p_value": found.p_value,
+        "statistic": statistic,
+        "p_value": p_value,
     }
     return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
 

@@ -155,7 +155,7 @@ def _starts(
         for threshold in (_otsu(values[of_class]), _widest(values[of_class])):
             above = values > threshold
             sides = above & of_class, ~above & of_class
-            if min(map(np.sum, sides)) >= smallest_group(int(of_class.sum())):
+            if not _is_too_small(*map(np.sum, sides)):
                 yield sides[int(total[sides[0]].mean() < total[sides[1]].mean())]
 
 
@@ -167,12 +167,17 @@ def _refine(start: Bools, features: Floats, of_class: Bools) -> Floats | None:
     with_cue, direction = start, None
     for _ in range(N_ROUNDS):
         groups = features[with_cue], features[of_class & ~with_cue]
-        if min(map(len, groups)) < smallest_group(int(of_class.sum())):
+        if _is_too_small(*map(len, groups)):
             return None
         direction = _discriminant(*groups)
         score = features @ direction
         with_cue = of_class & (score > _best_threshold(score[of_class]))
     return direction
+
+
+def _is_too_small(n_one: int, n_other: int) -> bool:
+    """Whether one of the two groups of a class has too few images."""
+    return min(n_one, n_other) < smallest_group(n_one + n_other)
 
 
 def _discriminant(one: Floats, other: Floats) -> Floats:
@@ -198,7 +203,7 @@ def _describe(
     score = features @ direction
     threshold = _best_threshold(score[of_class])
     with_cue, without_cue = of_class & (score > threshold), of_class & (score <= threshold)
-    if min(with_cue.sum(), without_cue.sum()) < smallest_group(int(of_class.sum())):
+    if _is_too_small(with_cue.sum(), without_cue.sum()):
         return None
     weights = _weights(maps, with_cue, of_class)
     contribution = (maps.contribution @ weights).sum(axis=(1, 2))
@@ -253,7 +258,7 @@ def _separation(values: Floats, above: Bools) -> float:
         values: (n,).
         above: (n,) whether a value belongs to the first group.
     """
-    if min(above.sum(), (~above).sum()) < smallest_group(len(above)):
+    if _is_too_small(above.sum(), (~above).sum()):
         return 0.0
     share = above.mean()
     variance = share * values[above].var() + (1 - share) * values[~above].var()

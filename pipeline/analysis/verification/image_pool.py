@@ -88,7 +88,6 @@ def load_recipients(model: AuditedModel, sample: ClassSample, rows: Ints) -> Sce
         scenes.to_tensor(sample.predicted[rows], pixels),
         pixels.float(),
         objects,
-        torch.ones_like(objects[:, 0, 0, 0]),
         active,
         nothing,
         nothing,
@@ -151,9 +150,9 @@ class SourceLoader:
         if min(map(len, chosen)) < MIN_SOURCES:
             return None
         with_cue, without_cue = (self.scenes(usable.take(pa.array(rows))) for rows in chosen)
-        n_kept = max(MIN_OUTLINED, len(with_cue) // 2)
-        surest = with_cue.outlined.argsort(descending=True, stable=True)[:n_kept]
-        return Sources(with_cue.select(surest), without_cue)
+        return Sources(
+            self._surely_outlined(with_cue, usable.take(pa.array(chosen[0]))), without_cue
+        )
 
     def scenes(self, rows: pa.Table) -> Scenes:
         """Load the images of rows of concepts_schema that have maps."""
@@ -165,17 +164,34 @@ class SourceLoader:
         )
         size = (pixels.shape[2], pixels.shape[3])
         presence = scenes.enlarge(presence, size)
-        objects, outlined = _outline_twice(pixels, other, activity, annotated, presence)
         return Scenes(
             scenes.to_tensor(index, pixels),
             scenes.to_tensor(arrays.classes(rows, "pred_index"), pixels),
             pixels.float(),
-            objects,
-            outlined,
+            scenes.outline(pixels, other, annotated, presence),
             scenes.most_active(activity, size),
             presence,
             scenes.enlarge(evidence, size),
         )
+
+    def _surely_outlined(self, images: Scenes, rows: pa.Table) -> Scenes:
+        """The half of the images whose outlines agree best with others, or MIN_OUTLINED of them.
+
+        Objects are outlined by the other evidence for the class. A cue on which all evidence rests
+        leaves none, and a cue beside the object has much of the activity of the layer; where an
+        outline by the activity is the same, the object is surely outlined.
+
+        Args:
+            images: the images with the cue.
+            rows: their rows of concepts_schema.
+        """
+        pixels, nothing = images.pixels.byte(), torch.zeros_like(images.objects, dtype=torch.bool)
+        activity = self._maps(rows, "activity", pixels)
+        other = scenes.outline(pixels, activity, nothing, images.presence)
+        both, either = torch.minimum(images.objects, other), torch.maximum(images.objects, other)
+        agreement = both.sum(dim=(1, 2, 3)) / either.sum(dim=(1, 2, 3)).clamp_min(1)
+        surest = agreement.argsort(descending=True, stable=True)
+        return images.select(surest[: max(MIN_OUTLINED, len(images) // 2)])
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])
@@ -189,26 +205,6 @@ def _overlaps(rows: pa.Table, grid: tuple[int, int]) -> NDArray[np.float32]:
     )
     shared = np.minimum(presence, other).sum(axis=1)
     return np.asarray(shared / np.maximum(presence.sum(axis=1), 1e-9), np.float32)
-
-
-def _outline_twice(
-    pixels: Tensor, other_evidence: Tensor, activity: Tensor, annotated: Tensor, presence: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outline objects by the other evidence for the class, and by the activity of the layer.
-
-    A cue on which all evidence rests leaves no other evidence for the object, and a cue beside the
-    object has much of the activity. Where both outlines agree, the object is surely outlined.
-
-    Returns:
-        Masks (n, 1, H, W) in {0, 1} by the other evidence, and the intersection over union (n,) of
-        both outlines.
-    """
-    one, other = (
-        scenes.outline(pixels, started_from, annotated, presence)
-        for started_from in (other_evidence, activity)
-    )
-    both, either = torch.minimum(one, other), torch.maximum(one, other)
-    return one, both.sum(dim=(1, 2, 3)) / either.sum(dim=(1, 2, 3)).clamp_min(1)
 
 
 def has_maps(rows: pa.Table) -> pa.Table:

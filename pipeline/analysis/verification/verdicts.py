@@ -127,10 +127,11 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
         for name, effect in tested.effects.items()
         if _passes(name, effect, q_values[name], limits)
     ]
+    why = _why_not(best, tested.effects[best], limits)
     if "region" in passed and not _is_corroborated(tested):
         passed.remove("region")
+        why = "only the region has an effect, neither the background nor the strongest part of it"
     if not passed:
-        why = _why_not(tested.effects[best], limits)
         return Decision(tested, intervention=best, q_values=q_values, reason=why)
     chosen = _describe_best(tested, passed, limits.min_effect)
     effect = tested.effects[chosen]
@@ -149,9 +150,13 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
 
 
 def _passes(name: str, effect: Effect, q_value: float, limits: AnalysisConfig) -> bool:
-    factor = 1.0 if INTERVENTIONS[name].leaves_object_out else PROPERTY_FACTOR
-    least = factor * limits.min_effect
+    least = _least_gain(name, limits)
     return effect.gain >= least and effect.ci_low >= SURELY * least and q_value < limits.fdr
+
+
+def _least_gain(name: str, limits: AnalysisConfig) -> float:
+    factor = 1.0 if INTERVENTIONS[name].leaves_object_out else PROPERTY_FACTOR
+    return factor * limits.min_effect
 
 
 def _is_corroborated(tested: TestedCandidate) -> bool:
@@ -164,12 +169,11 @@ def _is_corroborated(tested: TestedCandidate) -> bool:
     return max(gains, default=0.0) >= CORROBORATED * tested.effects["region"].gain
 
 
-def _why_not(effect: Effect, limits: AnalysisConfig) -> str:
-    if effect.gain < limits.min_effect:
-        return f"the largest gain is {effect.gain:.0%}, less than {limits.min_effect:.0%}"
-    if effect.ci_low >= SURELY * limits.min_effect:
-        return "only one change of this place has an effect, or it is on the object and too small"
-    return "the effect may be chance, or is too small for a property of the object"
+def _why_not(name: str, effect: Effect, limits: AnalysisConfig) -> str:
+    least = _least_gain(name, limits)
+    if effect.gain < least:
+        return f"the largest gain, of {name}, is {effect.gain:.0%}, less than {least:.0%}"
+    return "the effect may be chance: its interval is wide, or its q-value is large"
 
 
 def _describe_best(tested: TestedCandidate, passed: list[str], least: float) -> str:
