@@ -106,17 +106,15 @@ def find_confounders(
     """
     for name in columns.column_names:
         codes, values = _encode_groups(columns[name])
-        found = [
-            _compare(name, value, codes == code, labels)
-            for code, value in enumerate(values)
-            if min((codes == code).sum(), (codes != code).sum()) >= MIN_IMAGES
-        ]
-        same = [
-            each
-            for each in found
-            if min(each.share_of_label, each.share_of_value) >= SAME
-            and each.value.casefold() != class_names[each.class_index].casefold()
-        ]
+        same = []
+        for code, value in enumerate(values):
+            has = codes == code
+            if min(has.sum(), (~has).sum()) < MIN_IMAGES or not (labels[has] >= 0).any():
+                continue
+            found = _compare(name, value, has, labels)
+            is_copy = value.casefold() == class_names[found.class_index].casefold()
+            if min(found.share_of_label, found.share_of_value) >= SAME and not is_copy:
+                same.append(found)
         if same:
             yield max(same, key=lambda each: each.share_of_label + each.share_of_value)
 
@@ -125,10 +123,7 @@ def _compare(
     column: str, value: str, has: NDArray[np.bool_], labels: NDArray[np.int64]
 ) -> Confounder:
     """Compare a value with the label that most of its images have."""
-    counts = np.bincount(labels[has] + 1)[1:]
-    if not counts.any():
-        return Confounder(0, column, value, 0.0, 0.0, 1.0)
-    label = int(counts.argmax())
+    label = int(np.bincount(labels[has & (labels >= 0)]).argmax())
     of_label = labels == label
     both = int((has & of_label).sum())
     p_value = stats.hypergeom.sf(both - 1, len(has), int(has.sum()), int(of_label.sum()))
