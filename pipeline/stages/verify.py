@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.shortcuts import class_sample
 from pipeline.analysis.shortcuts.candidates import METADATA
+from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.verification import findings, random_head
 from pipeline.analysis.verification.image_pool import SCREENING, ImagePool
 from pipeline.analysis.verification.verdicts import Decision
@@ -61,9 +62,10 @@ def run(config: Config, journal: Journal) -> None:
     images = run_folder.rows(folder, setup)
     tables: dict[str, list[Row]] = {name: [] for name in SCHEMAS}
     testable = [row for row in candidates if row["kind"] != METADATA]
-    if testable:
+    sample = class_sample.draw_sample(images, config.analysis.sample_per_class, config.seed)
+    if len(sample.index):
         concepts = parquet.read(folder.analysis("concepts"))
-        tables |= _verify(config, setup, images, testable, concepts, journal)
+        tables |= _verify(config, setup, images, sample, testable, concepts, journal)
     tables["findings"] += findings.findings_of_metadata(candidates)
     for name, schema in SCHEMAS.items():
         parquet.write(pa.Table.from_pylist(tables[name], schema), folder.analysis(name))
@@ -73,12 +75,12 @@ def _verify(
     config: Config,
     setup: Setup,
     images: Rows,
+    sample: ClassSample,
     candidates: list[Row],
     concepts: pa.Table,
     journal: Journal,
 ) -> dict[str, list[Row]]:
-    """Test candidates, and build the rows of all tables."""
-    sample = class_sample.draw_sample(images, config.analysis.sample_per_class, config.seed)
+    """Test candidates, and build the rows of all tables; the heatmaps are checked in any case."""
     model = AuditedModel.load(config, setup)
     rng = np.random.default_rng(config.seed)
     pool = ImagePool.draw(model, sample, config.analysis.trials, rng)

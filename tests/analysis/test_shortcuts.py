@@ -5,6 +5,7 @@ The network counts pixels of pure colours, so that every test knows what each cl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scipy import stats
 
 from helpers.setups import resolved
 from pipeline.analysis import place_words
+from pipeline.analysis.shortcuts import divisions
 from pipeline.analysis.verification import effects
 from pipeline.config import Config
 from pipeline.stages import discover
@@ -147,6 +149,19 @@ def test_members_are_the_images_with_the_cue(
 def test_an_unused_cue_is_no_finding(run: Callable[[str], RunFolder]) -> None:
     folder = run("ignores_cue")
     assert parquet.read(folder.analysis("findings")).num_rows == 0
+
+
+def test_without_candidates_the_heatmaps_are_checked_all_the_same(
+    run: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divisions, "MIN_CONTRIBUTION", np.inf)
+    folder = run("uses_cue")
+    assert parquet.read(folder.analysis("candidates")).num_rows == 0
+    assert parquet.read(folder.analysis("findings")).num_rows == 0
+    told = json.loads((folder.path / "run.json").read_text(encoding="utf-8"))["verification"]
+    assert told["map_similarity_random_head"] is not None
+    assert told["pseudo_classes"] == told["candidates_tested"] == 0
+    assert "unknown" in told["false_findings"]
 
 
 def test_findings_keep_their_ids_and_repeat_exactly(run: Callable[[str], RunFolder]) -> None:
