@@ -433,26 +433,50 @@ def test_a_screening_without_effect_ends_after_half_of_the_recipients() -> None:
     assert model.n_predicted - before == N_SCREENING
 
 
-def test_sources_have_the_cue_away_from_other_evidence() -> None:
-    """In some of the images with the cue, the other evidence is where the cue is."""
-    model = make_model()
+def candidate_of_blue(model: AuditedModel) -> tuple[dict[str, Any], pa.Table]:
     rows, concepts = found_candidates(model)
     row = next(each for each in rows if each["class_name"] == "blue")
-    own = concepts.filter(pc.equal(concepts["candidate_id"], row["candidate_id"]))
-    has_cue, near = (np.isin(own["index"], row["donor_index"][start:]) for start in (0, 20))
-    place = own.schema.get_field_index("other_evidence")
-    presence, other = own["presence"].to_pylist(), own["other_evidence"].to_pylist()
-    moved = [
-        one if is_near else another
-        for one, another, is_near in zip(presence, other, near, strict=True)
-    ]
-    column = pa.array(moved, own.schema.field(place).type)
-    changed = own.set_column(place, own.schema.field(place), column)
+    return row, concepts.filter(pc.equal(concepts["candidate_id"], row["candidate_id"]))
+
+
+def put_on_the_cue(concepts: pa.Table, name: str, index: list[int]) -> pa.Table:
+    """The maps of a column, in some of the images, replaced by those of the cue."""
+    chosen = np.isin(concepts["index"], index)
+    maps, presence = concepts[name].to_pylist(), concepts["presence"].to_pylist()
+    moved = [new if put else old for old, new, put in zip(maps, presence, chosen, strict=True)]
+    place = concepts.schema.get_field_index(name)
+    field = concepts.schema.field(place)
+    return concepts.set_column(place, field, pa.array(moved, field.type))
+
+
+def test_sources_have_the_cue_away_from_other_evidence() -> None:
+    model = make_model()
+    row, concepts = candidate_of_blue(model)
+    far, near = row["donor_index"][:20], row["donor_index"][20:]
+    changed = put_on_the_cue(concepts, "other_evidence", near)
     loader = SourceLoader(model, (GRID, GRID))
     found = [loader.sources(row, changed, half, seed=0) for half in (SCREENING, TEST)]
     taken = {int(index) for each in found if each for index in each.with_cue.index}
-    assert taken <= set(own["index"].filter(pa.array(has_cue & ~near)).to_pylist())
+    assert taken <= set(far)
     assert len(taken) == 2 * image_pool.MIN_OUTLINED
+
+
+def test_sources_are_outlined_surely_as_annotated_objects_are() -> None:
+    """Where the layer is active on the cue, the object is known only if it is annotated."""
+    model = make_model()
+    row, concepts = candidate_of_blue(model)
+    active_on_cue = row["donor_index"][:20]
+    changed = put_on_the_cue(concepts, "activity", active_on_cue)
+    outline = np.zeros((SIZE, SIZE), np.uint8)
+    outline[10:22, 10:22] = 255
+    annotated = replace(model, read=lambda index: DecodedImage(model.read(index).pixels, outline))
+
+    def n_active_on_cue(loaded: AuditedModel) -> int:
+        found = SourceLoader(loaded, (GRID, GRID)).sources(row, changed, TEST, seed=0)
+        assert found is not None
+        return int(np.isin(found.with_cue.index, active_on_cue).sum())
+
+    assert n_active_on_cue(model) < n_active_on_cue(annotated)
 
 
 def test_the_reliance_on_a_cue_that_cannot_be_removed_is_estimated() -> None:

@@ -149,13 +149,15 @@ class SourceLoader:
             chosen.append(np.sort(own[:MAX_SOURCES]))
         if min(map(len, chosen)) < MIN_SOURCES:
             return None
-        with_cue, without_cue = (self.scenes(usable.take(pa.array(rows))) for rows in chosen)
-        return Sources(
-            self._surely_outlined(with_cue, usable.take(pa.array(chosen[0]))), without_cue
-        )
+        with_cue, without_cue = (usable.take(pa.array(rows)) for rows in chosen)
+        return Sources(self._surely_outlined(with_cue), self.scenes(without_cue))
 
     def scenes(self, rows: pa.Table) -> Scenes:
         """Load the images of rows of concepts_schema that have maps."""
+        return self._load(rows)[0]
+
+    def _load(self, rows: pa.Table) -> tuple[Scenes, Tensor]:
+        """The images, and masks (n, 1, H, W) bool of their annotated objects."""
         index = rows["index"].to_numpy()
         pixels, annotated = self.model.load_images(index)
         presence, evidence, other, activity = (
@@ -164,7 +166,7 @@ class SourceLoader:
         )
         size = (pixels.shape[2], pixels.shape[3])
         presence = scenes.enlarge(presence, size)
-        return Scenes(
+        images = Scenes(
             scenes.to_tensor(index, pixels),
             scenes.to_tensor(arrays.classes(rows, "pred_index"), pixels),
             pixels.float(),
@@ -173,21 +175,20 @@ class SourceLoader:
             presence,
             scenes.enlarge(evidence, size),
         )
+        return images, annotated
 
-    def _surely_outlined(self, images: Scenes, rows: pa.Table) -> Scenes:
+    def _surely_outlined(self, rows: pa.Table) -> Scenes:
         """The half of the images whose outlines agree best with others, or MIN_OUTLINED of them.
 
         Objects are outlined by the other evidence for the class. A cue on which all evidence rests
         leaves none, and a cue beside the object has much of the activity of the layer; where an
-        outline by the activity is the same, the object is surely outlined.
-
-        Args:
-            images: the images with the cue.
-            rows: their rows of concepts_schema.
+        outline by the activity is the same, as it is for an annotated object, the object is surely
+        outlined.
         """
-        pixels, nothing = images.pixels.byte(), torch.zeros_like(images.objects, dtype=torch.bool)
+        images, annotated = self._load(rows)
+        pixels = images.pixels.byte()
         activity = self._maps(rows, "activity", pixels)
-        other = scenes.outline(pixels, activity, nothing, images.presence)
+        other = scenes.outline(pixels, activity, annotated, images.presence)
         both, either = torch.minimum(images.objects, other), torch.maximum(images.objects, other)
         agreement = both.sum(dim=(1, 2, 3)) / either.sum(dim=(1, 2, 3)).clamp_min(1)
         surest = agreement.argsort(descending=True, stable=True)
