@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 MIN_EDGE_SHARE = 0.75
 """Share of an edge's cells that a region must hold to be named after the edge."""
-MAX_EDGE_CELLS = 1.5
-"""Most cells of a region that is named after an edge, as a multiple of the edge's length."""
+MAX_EDGE_AREA = 0.2
+"""Largest share of the image of a region that is named after an edge."""
 MAX_PATCH_AREA = 0.15
 """Largest share of the image that is called a patch."""
 
@@ -40,7 +40,7 @@ def place_of_cells(cells: NDArray[np.bool_]) -> str:
 def edge_of_cells(cells: NDArray[np.bool_]) -> str:
     """Name the edge that a region (h, w) runs along, such as "left edge"; "" where there is none.
 
-    The region must hold MIN_EDGE_SHARE of the outermost row or column and few other cells.
+    The region must hold MIN_EDGE_SHARE of the outermost row or column, and be small.
     """
     outermost = {
         "top edge": cells[0],
@@ -49,7 +49,7 @@ def edge_of_cells(cells: NDArray[np.bool_]) -> str:
         "right edge": cells[:, -1],
     }
     for name, line in outermost.items():
-        if line.mean() >= MIN_EDGE_SHARE and cells.sum() <= MAX_EDGE_CELLS * len(line):
+        if line.mean() >= MIN_EDGE_SHARE and cells.mean() <= MAX_EDGE_AREA:
             return name
     return ""
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from helpers.setups import resolved
 from pipeline.analysis import place_words
-from pipeline.analysis.shortcuts import divisions
+from pipeline.analysis.shortcuts import candidates
 from pipeline.analysis.verification import effects
 from pipeline.config import Config
 from pipeline.stages import discover
@@ -154,7 +154,7 @@ def test_an_unused_cue_is_no_finding(run: Callable[[str], RunFolder]) -> None:
 def test_without_candidates_the_heatmaps_are_checked_all_the_same(
     run: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divisions, "MIN_CONTRIBUTION", np.inf)
+    monkeypatch.setattr(candidates, "MIN_IMAGES", np.inf)
     folder = run("uses_cue")
     assert parquet.read(folder.analysis("candidates")).num_rows == 0
     assert parquet.read(folder.analysis("findings")).num_rows == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -227,6 +228,27 @@ def test_the_cue_is_confirmed_with_its_place_and_nothing_else(
 def test_an_unused_cue_is_no_finding() -> None:
     rows, concepts = found_candidates(make_model(0.0))
     assert claimed(verification_of(make_model(0.0), concepts).run(rows)) == []
+
+
+@pytest.mark.parametrize("weight", [200.0, 0.0])
+def test_a_cue_that_all_images_of_a_class_have_is_found_in_its_context(
+    monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    """No image of the class lacks it, so that only other classes show the difference."""
+    monkeypatch.setattr(sys.modules[__name__], "WITH_CUE", PER_CLASS)
+    model = make_model(weight)
+    rows, concepts = found_candidates(model)
+    verification = verification_of(model, concepts)
+    decisions = claimed(verification.run(rows))
+    assert len(decisions) == (1 if weight else 0)
+    for decision in decisions:
+        assert decision.tested.candidate["kind"] == candidates.CONTEXT
+        assert (decision.tested.class_index, decision.verdict) == (2, Verdict.CONFIRMED)
+        found = verification.describe(decision, Verdict.CONFIRMED)
+        assert found.cue == Description("background")
+        assert found.removal is not None
+        assert found.removal.index.tolist() == list(range(80, 120))
+    assert verification.count_false_alarms() == (0, LIMITS.permutations)
 
 
 def test_what_is_not_claimed_is_kept_with_its_reason(
@@ -458,10 +480,10 @@ def test_sources_have_the_cue_away_from_other_evidence() -> None:
     found = [loader.sources(row, changed, half, seed=0) for half in (SCREENING, TEST)]
     taken = {int(index) for each in found if each for index in each.with_cue.index}
     assert taken <= set(far)
-    assert len(taken) == 2 * image_pool.MIN_OUTLINED
+    assert taken == set(far)
 
 
-def test_sources_are_outlined_surely_as_annotated_objects_are() -> None:
+def test_a_cue_belongs_to_an_object_that_is_not_surely_outlined() -> None:
     """Where the layer is active on the cue, the object is known only if it is annotated."""
     model = make_model()
     row, concepts = candidate_of_blue(model)
@@ -471,12 +493,15 @@ def test_sources_are_outlined_surely_as_annotated_objects_are() -> None:
     outline[10:22, 10:22] = 255
     annotated = replace(model, read=lambda index: DecodedImage(model.read(index).pixels, outline))
 
-    def n_active_on_cue(loaded: AuditedModel) -> int:
+    def objects_on_cue(loaded: AuditedModel) -> list[bool]:
         found = SourceLoader(loaded, (GRID, GRID)).sources(row, changed, TEST, seed=0)
         assert found is not None
-        return int(np.isin(found.with_cue.index, active_on_cue).sum())
+        chosen = np.isin(found.with_cue.index, active_on_cue)
+        corner = found.with_cue.objects[torch.from_numpy(chosen), 0, -4:, :4]
+        return [bool(each) for each in corner.flatten(1).any(dim=1)]
 
-    assert n_active_on_cue(model) < n_active_on_cue(annotated)
+    assert all(objects_on_cue(model))
+    assert not any(objects_on_cue(annotated))
 
 
 def test_the_reliance_on_a_cue_that_cannot_be_removed_is_estimated() -> None:
@@ -571,9 +596,10 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
     ("gains", "verdict", "intervention"),
     [
         ({"region": 0.5, "background": 0.3}, Verdict.CONFIRMED, "region"),
-        ({"region": 0.5, "part": 0.25}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.5, "part": 0.25}, None, "region"),
         ({"region": 0.5, "part": 0.1, "background": 0.1}, None, "region"),
-        ({"region": 0.5, "part": 0.35, "background": 0.1}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.5, "part": 0.35, "background": 0.1}, Verdict.PROPERTY, "part"),
+        ({"region": 0.5, "part": 0.35, "background": 0.2}, Verdict.CONFIRMED, "region"),
         ({"region": 0.5}, None, "region"),
         ({"region": 0.1}, None, "region"),
         ({"part": 0.6, "region": 0.02}, Verdict.PROPERTY, "part"),
@@ -581,7 +607,8 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
         ({"part": 0.6, "object colour": 0.55}, Verdict.PROPERTY, "object colour"),
         ({"part": 0.6, "object colour": 0.25}, Verdict.PROPERTY, "object colour"),
         ({"part": 0.9, "object colour": 0.25}, Verdict.PROPERTY, "part"),
-        ({"part": 0.6, "region": 0.5}, Verdict.CONFIRMED, "region"),
+        ({"part": 0.6, "region": 0.5}, Verdict.PROPERTY, "part"),
+        ({"part": 0.6, "region": 0.5, "background": 0.3}, Verdict.CONFIRMED, "region"),
         ({"compression": 0.5, "texture": 0.6}, Verdict.CONFIRMED, "compression"),
         ({"part": 0.9, "region": 0.25}, Verdict.PROPERTY, "part"),
         ({"colour": 0.5, "lighting": 0.55, "region": 0.3}, Verdict.CONFIRMED, "colour"),
@@ -618,43 +645,51 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
     assert all(each.verdict for each in both)
 
 
-def describe(name: str, images: Scenes, *, is_local: bool) -> Description:
-    return description.describe_cue(name, images, batch(32, 1), is_local=is_local)
+def describe(name: str, images: Scenes) -> Description:
+    return description.describe_cue(name, images, batch(32, 1))
 
 
 def test_a_cue_is_described_by_its_place() -> None:
     images = batch()
-    assert describe("region", images, is_local=False).kind in ("patch", "region")
+    assert describe("region", images).kind in ("patch", "region")
     everywhere = replace(
         images, presence=torch.ones_like(images.presence), evidence=torch.ones_like(images.evidence)
     )
-    assert describe("background", images, is_local=True).kind == "region"
-    assert describe("region", everywhere, is_local=False).kind == "background"
-    assert describe("part", everywhere, is_local=False).kind == "object"
-    for name in (*STATISTICS, "background", "object colour"):
-        assert describe(name, images, is_local=False) == Description(name)
+    assert describe("background", images).kind == "region"
+    assert describe("region", everywhere).kind == "background"
+    assert describe("part", everywhere).kind == "object"
+    context = replace(images, presence=torch.zeros_like(images.presence))
+    assert describe("background", context) == Description("background")
+    for name in (*STATISTICS, "object colour"):
+        assert describe(name, images) == Description(name)
     moving = torch.zeros_like(images.evidence)
     for number, start in enumerate((0, 8, 16, 24)):
         moving[number, :, start : start + 6, start : start + 6] = 1
     scattered = replace(images, evidence=moving, objects=torch.zeros_like(images.objects))
-    assert describe("region", scattered, is_local=False) == Description("moving")
+    assert describe("region", scattered) == Description("moving")
 
 
 def test_the_place_of_a_cue_that_does_not_move_is_seen_in_the_pixels() -> None:
     images, others = batch(32), batch(32, 1)
     marked = images.pixels.clone()
     marked[..., :6, 2:10] = 250
-    cells = description.distinct_cells(marked, others.pixels, images.evidence)
+    free = torch.ones_like(images.evidence)
+    cells = description.distinct_cells(marked, others.pixels, images.evidence, free)
     assert cells is not None
     expected = torch.nn.functional.adaptive_avg_pool2d(
         (marked != images.pixels).any(dim=(0, 1)).float()[None], description.GRID
     )
     assert cells.sum() > 0
     assert (np.asarray(expected[0])[cells] > 0).mean() > 0.7
-    assert description.distinct_cells(images.pixels, others.pixels, images.evidence) is None
+    assert description.distinct_cells(images.pixels, others.pixels, images.evidence, free) is None
     elsewhere = images.evidence.flip(2, 3)  # the concepts are not where the pixels differ
-    assert description.distinct_cells(marked, others.pixels, elsewhere) is None
-    assert description.distinct_cells(marked[:4], others.pixels, images.evidence[:4]) is None
+    assert description.distinct_cells(marked, others.pixels, elsewhere, free) is None
+    # An object that covers the place in most images is no cue beside it.
+    covered = free.clone()
+    covered[..., :8, :12] = 0
+    assert description.distinct_cells(marked, others.pixels, images.evidence, covered) is None
+    few = images.evidence[:4]
+    assert description.distinct_cells(marked[:4], others.pixels, few, free[:4]) is None
 
 
 def test_colours_of_the_background_alone_are_no_colours_of_the_picture() -> None:

@@ -114,6 +114,13 @@ def _transfer(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
     return change
 
 
+def _change_lighting(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
+    outside = 1 - torch.maximum(sources.objects, sources.active)
+    return transfers.transfer_lighting(
+        recipients.pixels, sources.pixels, outside, 1 - recipients.objects
+    )
+
+
 def _recolour_object(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
     recoloured = transfers.transfer_colour(
         recipients.pixels, sources.pixels, sources.objects, recipients.objects
@@ -140,11 +147,11 @@ INTERVENTIONS = {
                 ("colour", transfers.transfer_colour),
                 ("compression", degradations.transfer_compression),
                 ("noise", degradations.transfer_noise),
-                ("lighting", transfers.transfer_lighting),
                 ("texture", transfers.transfer_texture),
                 ("sharpness", transfers.transfer_sharpness),
             )
         ),
+        Intervention("lighting", leaves_object_out=True, mask=_everywhere, change=_change_lighting),
         Intervention("part", leaves_object_out=False, mask=_strongest_part, change=_paste),
         Intervention(
             "object colour", leaves_object_out=False, mask=_everywhere, change=_recolour_object

@@ -66,6 +66,10 @@ def outline(
         presence: (n, 1, H, W) in [0, 1], strength of a candidate's concepts; a connected part that
             they cover does not belong to the object.
     """
+    if presence is not None:
+        height, width = activity.shape[1:]
+        away = 1 - F.adaptive_avg_pool2d(presence, (height, width))[:, 0]
+        activity = activity * away.square()
     shares = activity / activity.sum(dim=(1, 2), keepdim=True).clamp_min(1e-9)
     found = outlines.outline_objects(pixels, shares, annotated)
     if presence is not None:

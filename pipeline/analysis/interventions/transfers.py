@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-COARSE = 4
-"""Rows and columns of the grid of low frequencies that `transfer_lighting` exchanges."""
-FADE = 0.05
-"""Share of a coarse cell from which the weighted mean of its own pixels outweighs the image's."""
+LAYOUT = 16
+"""Rows and columns of the grid to which `transfer_lighting` reduces an image."""
+DARK = 8.0
+"""Grey levels added before the logarithm, so that black pixels do not count for too much."""
+RIDGE = 0.1
+"""Penalty of the coefficients of the fitted polynomial, in cells of full weight."""
 OCTAVES = (1.0, 2.0, 4.0)
 """Standard deviations, in pixels, of the Gaussian blurs that separate the bands of a pyramid."""
 MIN_STRENGTH = 0.5
@@ -65,16 +67,24 @@ def transfer_colour(
     return moved.reshape(images.shape) + new_mean
 
 
-def transfer_lighting(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
-    """Give images the sources' layout of light and colour, on a grid of COARSE cells.
+def transfer_lighting(
+    images: Tensor, sources: Tensor, weights: Tensor, own_weights: Tensor | None = None
+) -> Tensor:
+    """Give images the sources' layout of light and colour: a gradient, a vignette, a leak of light.
 
-    The mean colour of an image stays, as `transfer_colour` transfers it. Cells of a source without
-    weight are filled with its weighted mean.
+    In every channel, the logarithm of the brightness outside the objects is fitted by a polynomial
+    of the second degree in the coordinates; light multiplies what it falls on. The mean of an
+    image's logarithms stays, as `transfer_colour` transfers it.
+
+    Args:
+        images, sources, weights: as in the module.
+        own_weights: (n, 1, H, W), the pixels of the images to which their own layout is fitted; all
+            by default.
     """
-    own = _low_frequencies(images, torch.ones_like(weights))
-    others = _low_frequencies(sources, weights)
-    mean, new_mean = (low.mean(dim=(2, 3), keepdim=True) for low in (own, others))
-    return images - (own - mean) + (others - new_mean)
+    everything = torch.ones_like(weights) if own_weights is None else own_weights
+    change = _log_layout(sources, weights) - _log_layout(images, everything)
+    change = change - change.mean(dim=(2, 3), keepdim=True)
+    return (images + DARK) * change.exp() - DARK
 
 
 def transfer_texture(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
@@ -177,13 +187,28 @@ def _matrix_power(covariance: Tensor, power: float) -> Tensor:
     return torch.matmul(torch.matmul(vectors, scaled), vectors.mT)
 
 
-def _low_frequencies(images: Tensor, weights: Tensor) -> Tensor:
-    total = F.adaptive_avg_pool2d(images * weights, COARSE)
-    share = F.adaptive_avg_pool2d(weights, COARSE)
-    sums = (images * weights).sum(dim=(2, 3), keepdim=True)
-    mean = sums / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1)
-    cells = (total + FADE * mean) / (share + FADE)
-    return F.interpolate(cells, size=images.shape[2:], mode="bilinear")
+def _log_layout(images: Tensor, weights: Tensor) -> Tensor:
+    """Polynomials (n, 3, H, W) of the second degree, fitted to log(images + DARK) by weight."""
+    height, width = images.shape[2:]
+    values = F.adaptive_avg_pool2d((images.clamp_min(0) + DARK).log() * weights, LAYOUT)
+    share = F.adaptive_avg_pool2d(weights, LAYOUT)
+    coarse = _polynomials(LAYOUT, LAYOUT, images)
+    normal = torch.einsum("pk,np,pl->nkl", coarse, share.flatten(1), coarse)
+    normal = normal + RIDGE * torch.eye(normal.shape[1], device=images.device)
+    right = torch.einsum("pk,ncp->nkc", coarse, values.flatten(2))
+    coefficients = torch.linalg.solve(normal, right)
+    fitted: Tensor = torch.einsum("pk,nkc->ncp", _polynomials(height, width, images), coefficients)
+    return fitted.reshape(images.shape)
+
+
+def _polynomials(height: int, width: int, like: Tensor) -> Tensor:
+    """Values (height * width, 6) of 1, x, y, x^2, x y and y^2 at pixels, for x and y in [-1, 1]."""
+    axes = [
+        (torch.arange(side, device=like.device) + 0.5) * 2 / side - 1 for side in (height, width)
+    ]
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    terms = [torch.ones_like(x), x, y, x * x, x * y, y * y]
+    return torch.stack(terms, dim=-1).flatten(0, 1).to(like.dtype)
 
 
 def _laplacian_pyramid(images: Tensor) -> tuple[list[Tensor], Tensor]:

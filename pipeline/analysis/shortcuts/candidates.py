@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,9 @@ from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
 
 CONCEPT = "concept"
 """Kind of a candidate that comes from the concepts of the target layer."""
+CONTEXT = "context"
+"""Kind of the candidate of a class that is all that surrounds its objects. It finds cues that all
+images of a class have: these do not divide the class."""
 METADATA = "metadata"
 """Kind of a candidate that comes from a metadata column; no intervention tests it."""
 MIN_IMAGES = 16
@@ -70,7 +74,8 @@ def find_candidates(
         seed: seed of the concepts and of the choice of source images.
 
     Yields:
-        A row of CANDIDATES, and the rows of concepts_schema of its images.
+        A row of CANDIDATES, and the rows of concepts_schema of its images. The last one is that of
+        the context.
     """
     concepts = Concepts.fit(images.evidence.activations, seed)
     maps = concepts.maps(images.evidence.activations, images.evidence.gradients)
@@ -97,8 +102,40 @@ def find_candidates(
             "without_index": images.sample.index[division.without_cue].tolist(),
             "groups": _group_table(images.sample, of_class, division.has_cue, other, elsewhere),
         }
-        complete = {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
+        complete = _complete(row)
         yield complete, _concept_rows(complete["candidate_id"], images, maps, division, rng)
+    if (images.sample.predicted == images.class_index).sum() >= MIN_IMAGES:
+        yield _context_of(images)
+
+
+def _context_of(images: ClassImages) -> tuple[Row, pa.Table]:
+    """The candidate of the context of a class: it has no concepts, and all images have it."""
+    is_predicted = images.sample.predicted == images.class_index
+    row = _complete(
+        {
+            "class_index": images.class_index,
+            "class_name": images.name,
+            "kind": CONTEXT,
+            "probe": CONTEXT,
+            "place": "context",
+            "raised_by": "what surrounds the objects of the class",
+            "donor_index": images.sample.index[is_predicted].tolist(),
+            "without_index": [],
+        }
+    )
+    activity = _quantise(images.evidence.energy.cpu().numpy(), is_predicted)
+    nothing = np.zeros(len(is_predicted), np.float32)
+    no_maps = _quantise(np.zeros_like(images.evidence.energy.cpu().numpy()), is_predicted)
+    columns = {
+        "has_cue": is_predicted,
+        "score": nothing,
+        "contribution": nothing,
+        "presence": no_maps,
+        "evidence": no_maps,
+        "other_evidence": activity,
+        "activity": activity,
+    }
+    return row, _to_table(row["candidate_id"], images, columns)
 
 
 def candidate_of_association(found: Association, n_tests: int, name: str) -> Row:
@@ -137,16 +174,22 @@ def candidate_of_confounder(found: Confounder, name: str) -> Row:
 def _metadata_row(
     found: Association | Confounder, name: str, evidence: str, statistic: float, p_value: float
 ) -> Row:
-    row = {
-        "class_index": found.class_index,
-        "class_name": name,
-        "kind": METADATA,
-        "place": f"{found.column} = {found.value}",
-        "probe": METADATA,
-        "raised_by": evidence,
-        "statistic": statistic,
-        "p_value": p_value,
-    }
+    return _complete(
+        {
+            "class_index": found.class_index,
+            "class_name": name,
+            "kind": METADATA,
+            "place": f"{found.column} = {found.value}",
+            "probe": METADATA,
+            "raised_by": evidence,
+            "statistic": statistic,
+            "p_value": p_value,
+        }
+    )
+
+
+def _complete(row: Row) -> Row:
+    """Add the id to a candidate, and null for the columns that it does not have."""
     return {**dict.fromkeys(CANDIDATES.names), **row, "candidate_id": candidate_id(row)}
 
 
@@ -190,28 +233,38 @@ def _concept_rows(
     rng: np.random.Generator,
 ) -> pa.Table:
     """Rows of concepts_schema for all images of a class."""
-    sample, logits = images.sample, images.evidence.logits.cpu().numpy().copy()
-    own = logits[:, images.class_index].copy()
-    logits[:, images.class_index] = -np.inf
     positive = np.maximum(maps.contribution, 0)
+    sample = images.sample
     shown = division.has_cue & (sample.predicted == images.class_index)
     shown[rng.permutation(np.flatnonzero(division.without_cue))[:MAX_WITHOUT]] = True
     columns = {
-        "candidate_id": [identifier] * len(shown),
-        "index": sample.index,
-        "pred_index": sample.predicted,
         "has_cue": division.has_cue,
         "score": division.score.astype(np.float32),
         "contribution": (maps.contribution @ division.weights).sum(axis=(1, 2)),
-        "margin": own - logits.max(axis=1),
         "presence": _quantise(maps.strength @ division.weights, shown),
         "evidence": _quantise(positive @ division.weights, shown),
         "other_evidence": _quantise(positive @ (1 - division.weights), shown),
         "activity": _quantise(images.evidence.energy.cpu().numpy(), shown),
     }
-    schema = concepts_schema(maps.strength.shape[1:3])
+    return _to_table(identifier, images, columns)
+
+
+def _to_table(identifier: str, images: ClassImages, columns: dict[str, Any]) -> pa.Table:
+    """Rows of concepts_schema: columns, and those that are the same for all candidates."""
+    sample, logits = images.sample, images.evidence.logits.cpu().numpy().copy()
+    own = logits[:, images.class_index].copy()
+    logits[:, images.class_index] = -np.inf
+    complete = {
+        "candidate_id": [identifier] * len(own),
+        "index": sample.index,
+        "pred_index": sample.predicted,
+        "margin": own - logits.max(axis=1),
+        **columns,
+    }
+    height, width = images.evidence.energy.shape[1:]
+    schema = concepts_schema((height, width))
     return pa.Table.from_arrays(
-        [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema],
+        [pa.array(complete[field.name], field.type, from_pandas=True) for field in schema],
         schema=schema,
     )
 

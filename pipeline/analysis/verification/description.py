@@ -14,24 +14,26 @@ from torch.nn import functional as F
 from pipeline.analysis import place_words
 from pipeline.analysis.interventions import transfers
 from pipeline.analysis.interventions.catalogue import STATISTICS
-from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.interventions.scenes import COVERING_PRESENCE, Scenes
 from pipeline.analysis.verification.image_pool import Sources
 
 MIN_EVIDENCE, FULL_EVIDENCE = 0.3, 0.5
 """Evidence from which a pixel belongs partly, and fully, to the place of a cue."""
 GRID = 16
 """Rows and columns of the grid on which a place is described."""
-FIXED = 0.45
+FIXED = 0.55
 """Mean overlap of the cue's places in two images from which the place counts as fixed."""
 NEAR_MAXIMUM = 0.5
 """Share of the images' largest agreement from which a cell belongs to a fixed place."""
+MIN_FREE = 0.5
+"""Share of the images in which a cell of a place is not covered by the object."""
 MIN_COMPARED = 8
 """Fewest images with and without a cue whose pixels are compared."""
 MIN_DISTINCT = 1.0
 """Difference of the means of images with and without a cue, in pooled standard deviations, from
 which the pixels at one place are said to differ."""
-WHOLE_BACKGROUND = 0.6
-"""Share of the pixels outside the object from which a region is the background."""
+WHOLE_BACKGROUND = 0.5
+"""Share of the pixels outside the object that the cue's concepts cover in a background."""
 MUCH_SMALLER = 0.5
 """Ratio of two differences below which the first is much smaller."""
 WHOLE_OBJECT = 0.5
@@ -49,33 +51,34 @@ class Description:
     region: dict[str, float] | None = None
 
 
-def describe_cue(
-    intervention: str, with_cue: Scenes, others: Scenes, *, is_local: bool
-) -> Description:
+def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Description:
     """Describe the cue that an intervention proved.
 
     Args:
         intervention: name of the intervention.
         with_cue: images with the cue. Their objects are outlined without the cue's concepts.
         others: images of other classes.
-        is_local: whether a small part of the image has most of the effect.
     """
-    not_local = intervention == "background" and not is_local
-    if intervention in (*STATISTICS, "object colour") or not_local:
+    if intervention in (*STATISTICS, "object colour"):
         return Description(intervention)
     outside = 1 - with_cue.objects
     whole = torch.maximum(with_cue.objects, with_cue.active)
     spread = ((with_cue.evidence - MIN_EVIDENCE) / (FULL_EVIDENCE - MIN_EVIDENCE)).clamp(0, 1)
     if intervention in ("region", "background"):
-        if _share(spread * outside, outside) >= WHOLE_BACKGROUND:
+        covered = (with_cue.presence >= COVERING_PRESENCE).float()
+        is_context = not covered.any()
+        if is_context or _share(covered * outside, outside) >= WHOLE_BACKGROUND:
             return Description("background")
     elif _share(spread * whole, whole) >= WHOLE_OBJECT and spread.mean() >= MIN_OBJECT:
         return Description("object")
-    cells = distinct_cells(with_cue.pixels, others.pixels, spread)
-    if cells is None:
-        cells = fixed_cells(spread)
+    is_free = torch.ones_like(spread)
+    if intervention in ("region", "background"):
+        is_free = outside
+    cells = fixed_cells(spread * is_free)
     if cells is None:
         return Description("moving")
+    distinct = distinct_cells(with_cue.pixels, others.pixels, spread * is_free, is_free)
+    cells = cells if distinct is None else distinct
     return Description(
         place_words.kind_of_cells(cells),
         place_words.place_of_cells(cells),
@@ -131,7 +134,9 @@ def fixed_cells(spread: Tensor) -> NDArray[np.bool_] | None:
     return np.asarray((mean >= NEAR_MAXIMUM * mean.max()).cpu())
 
 
-def distinct_cells(with_cue: Tensor, others: Tensor, spread: Tensor) -> NDArray[np.bool_] | None:
+def distinct_cells(
+    with_cue: Tensor, others: Tensor, spread: Tensor, is_free: Tensor
+) -> NDArray[np.bool_] | None:
     """Cells (GRID, GRID) where images with a cue differ from others in the same pixels.
 
     The layer's grid is coarse, and what it sees is blurred by its receptive fields; the pixels show
@@ -142,6 +147,8 @@ def distinct_cells(with_cue: Tensor, others: Tensor, spread: Tensor) -> NDArray[
         with_cue: (n, 3, H, W) float32 in [0, 255].
         others: (m, 3, H, W), likewise.
         spread: (n, 1, H, W) in [0, 1], the cue's concepts in each image with the cue.
+        is_free: (n, 1, H, W) in [0, 1], 0 where the cue cannot be. Cells that are not free in half
+            of the images do not count.
 
     Returns:
         None if no such cells differ by MIN_DISTINCT, or if there are too few images.
@@ -156,10 +163,11 @@ def distinct_cells(with_cue: Tensor, others: Tensor, spread: Tensor) -> NDArray[
     is_present = mean >= NEAR_MAXIMUM * mean.max()
     if not largest[is_present].max() >= MIN_DISTINCT:
         return None
-    differs = largest >= NEAR_MAXIMUM * largest[is_present].max()
+    allowed = np.asarray(F.adaptive_avg_pool2d(is_free, GRID).mean(dim=0)[0].cpu()) >= MIN_FREE
+    differs = (largest >= NEAR_MAXIMUM * largest[is_present].max()) & allowed
     _, parts = cv2.connectedComponents(differs.astype(np.uint8))
     shared = np.isin(parts, np.unique(parts[is_present & differs])) & differs
-    return np.asarray(shared, np.bool_)
+    return np.asarray(shared, np.bool_) if shared.any() else None
 
 
 def _local_features(images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,18 @@ MIN_SOURCES = 3
 """Fewest source images with, and without, a cue that a candidate is tested with."""
 MIN_HALVED = 10
 """Fewest images of a group that are divided into halves."""
-MIN_OUTLINED = 8
-"""Fewest images with a cue to which the sources are reduced by how surely objects are outlined."""
+MAX_OUTLINED, MIN_OUTLINED = 64, 8
+"""Most images with a cue that are outlined, and fewest surely outlined ones to which they are
+reduced."""
+MIN_AGREEMENT = 0.7
+"""Intersection over union of two outlines from which they are said to agree."""
 SCREENING, TEST = 0, 1
 """The two halves of recipients and of sources: what screens a candidate does not test it."""
 
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Confidently predicted images of all classes, in two halves that share no image.
+    """Images of all classes, in two halves that share no image.
 
     Attributes:
         halves: recipients for screening and for the test. They are the same images where there are
@@ -44,7 +47,9 @@ class ImagePool:
     def draw(
         cls, model: AuditedModel, sample: ClassSample, n_images: int, rng: np.random.Generator
     ) -> ImagePool:
-        """Draw from each class about as many images, from the more confident half of them.
+        """Draw from each class about as many images.
+
+        They represent the dataset: a share of them that flips is a share of its images.
 
         Args:
             model: loads the images.
@@ -59,10 +64,9 @@ class ImagePool:
         labels = np.unique(sample.predicted)
         for label in labels:
             own = rng.permutation(np.flatnonzero(sample.predicted == label))
-            confident = own[sample.confidence[own] >= np.median(sample.confidence[own])]
-            rank[confident] = np.arange(len(confident))
+            rank[own] = np.arange(len(own))
             # A class may have one image only, so the half that gets its first image is random.
-            side[confident] = (rank[confident] + rng.integers(2)) % 2
+            side[own] = (rank[own] + rng.integers(2)) % 2
         n_pool = 2 * n_images * len(labels) // max(1, len(labels) - 1)
         order = np.argsort(rank + rng.random(len(rank)) / 2)[:n_pool]
         chosen = order[rank[order] < len(rank)]
@@ -124,10 +128,10 @@ class SourceLoader:
     def sources(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
         """Load one half of the source images of a candidate, up to MAX_SOURCES of each group.
 
-        Of many images with the cue, those are taken in which it is away from the other evidence for
-        the class, so that it can be separated from the object; of these, the half whose objects are
-        outlined most surely is kept. None is returned where a group has fewer than MIN_SOURCES
-        images.
+        Of many images with the cue, MAX_OUTLINED are taken in which it is away from the other
+        evidence for the class, so that it can be separated from the object; of these, the ones
+        whose objects are outlined most surely. None is returned where a group has fewer than
+        MIN_SOURCES images.
 
         Args:
             candidate: row of CANDIDATES.
@@ -144,25 +148,62 @@ class SourceLoader:
         )
         overlaps = _overlaps(usable.take(pa.array(having)), self.grid)
         chosen = []
-        for rows in (having[np.argsort(overlaps, kind="stable")], lacking):
+        ordered = having[np.argsort(overlaps, kind="stable")]
+        for rows, most in ((ordered, MAX_OUTLINED), (lacking, MAX_SOURCES)):
             own = rows if len(rows) < MIN_HALVED else rows[half::2]
-            chosen.append(np.sort(own[:MAX_SOURCES]))
+            chosen.append(np.sort(own[:most]))
         if min(map(len, chosen)) < MIN_SOURCES:
             return None
         with_cue, without_cue = (usable.take(pa.array(rows)) for rows in chosen)
-        return Sources(self._surely_outlined(with_cue), self.scenes(without_cue))
+        return Sources(self._surely_outlined(with_cue), self.lacking_cue(without_cue))
 
-    def scenes(self, rows: pa.Table) -> Scenes:
-        """Load the images of rows of concepts_schema that have maps."""
-        return self._load(rows)[0]
+    def context(
+        self, concepts: pa.Table, without_cue: Scenes, half: int, seed: int
+    ) -> Sources | None:
+        """Load one half of the images of a class, whose context is compared with that of others.
+
+        Args:
+            concepts: rows of concepts_schema of a candidate of kind "context".
+            without_cue: images of other classes.
+            half: SCREENING or TEST.
+            seed: seed of the division into halves.
+        """
+        usable = has_maps(concepts)
+        order = np.random.default_rng(seed).permutation(len(usable))
+        own = np.sort(order[half::2][: MAX_SOURCES // 2])
+        if min(len(own), len(without_cue)) < MIN_SOURCES:
+            return None
+        return Sources(self.lacking_cue(usable.take(pa.array(own))), without_cue)
+
+    def having_cue(self, rows: pa.Table) -> Scenes:
+        """Load images with a cue beside the object, outlined by the evidence away from the cue.
+
+        Args:
+            rows: of concepts_schema, with maps.
+        """
+        return self._outline_beside_cue(rows)[0]
+
+    def lacking_cue(self, rows: pa.Table) -> Scenes:
+        """Load images without the cue; their objects are outlined by the evidence for the class."""
+        images, annotated = self._load(rows)
+        pixels = images.pixels.byte()
+        evidence = self._maps(rows, "other_evidence", pixels)
+        return replace(images, objects=scenes.outline(pixels, evidence, annotated))
+
+    def _outline_beside_cue(self, rows: pa.Table) -> tuple[Scenes, Tensor]:
+        """The images of `having_cue`, and masks (n, 1, H, W) bool of their annotated objects."""
+        images, annotated = self._load(rows)
+        pixels = images.pixels.byte()
+        evidence = self._maps(rows, "other_evidence", pixels)
+        objects = scenes.outline(pixels, evidence, annotated, images.presence)
+        return replace(images, objects=objects), annotated
 
     def _load(self, rows: pa.Table) -> tuple[Scenes, Tensor]:
-        """The images, and masks (n, 1, H, W) bool of their annotated objects."""
+        """The images without outlines, and masks (n, 1, H, W) bool of their annotated objects."""
         index = rows["index"].to_numpy()
         pixels, annotated = self.model.load_images(index)
-        presence, evidence, other, activity = (
-            self._maps(rows, name, pixels)
-            for name in ("presence", "evidence", "other_evidence", "activity")
+        presence, evidence, activity = (
+            self._maps(rows, name, pixels) for name in ("presence", "evidence", "activity")
         )
         size = (pixels.shape[2], pixels.shape[3])
         presence = scenes.enlarge(presence, size)
@@ -170,7 +211,7 @@ class SourceLoader:
             scenes.to_tensor(index, pixels),
             scenes.to_tensor(arrays.classes(rows, "pred_index"), pixels),
             pixels.float(),
-            scenes.outline(pixels, other, annotated, presence),
+            torch.zeros_like(presence),
             scenes.most_active(activity, size),
             presence,
             scenes.enlarge(evidence, size),
@@ -178,21 +219,26 @@ class SourceLoader:
         return images, annotated
 
     def _surely_outlined(self, rows: pa.Table) -> Scenes:
-        """The half of the images whose outlines agree best with others, or MIN_OUTLINED of them.
+        """Up to MAX_SOURCES / 2 images with the cue whose objects are outlined most surely.
 
-        Objects are outlined by the other evidence for the class. A cue on which all evidence rests
-        leaves none, and a cue beside the object has much of the activity of the layer; where an
-        outline by the activity is the same, as it is for an annotated object, the object is surely
-        outlined.
+        An object is outlined twice: from the evidence away from the cue, and from all activity of
+        the layer. The second outline may contain a cue beside the object. Where both agree on the
+        pixels without the cue, the object is what the first one contains. Where they do not, the
+        cue is probably on the object, or is the object itself, and belongs to it.
         """
-        images, annotated = self._load(rows)
-        pixels = images.pixels.byte()
-        activity = self._maps(rows, "activity", pixels)
-        other = scenes.outline(pixels, activity, annotated, images.presence)
-        both, either = torch.minimum(images.objects, other), torch.maximum(images.objects, other)
-        agreement = both.sum(dim=(1, 2, 3)) / either.sum(dim=(1, 2, 3)).clamp_min(1)
+        images, annotated = self._outline_beside_cue(rows)
+        pixels, beside = images.pixels.byte(), images.objects
+        whole = scenes.outline(pixels, self._maps(rows, "activity", pixels), annotated)
+        is_free = (images.presence < scenes.COVERING_PRESENCE).float()
+        both, either = torch.minimum(beside, whole), torch.maximum(beside, whole)
+        areas = [(each * is_free).sum(dim=(1, 2, 3)) for each in (both, either)]
+        agreement = areas[0] / areas[1].clamp_min(1)
+        is_sure = (agreement >= MIN_AGREEMENT)[:, None, None, None]
+        images = replace(images, objects=torch.where(is_sure, beside, either))
         surest = agreement.argsort(descending=True, stable=True)
-        return images.select(surest[: max(MIN_OUTLINED, len(images) // 2)])
+        n_sure = int(is_sure.sum())
+        n_kept = MAX_SOURCES // 2 if n_sure < MIN_OUTLINED else min(n_sure, MAX_SOURCES // 2)
+        return images.select(surest[:n_kept])
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])

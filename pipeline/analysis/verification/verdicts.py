@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, SAME_PLACE, STATISTICS
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
 from pipeline.config import AnalysisConfig
@@ -27,7 +27,7 @@ MUCH = 0.4
 """Share of the gain of the part from which the object's colour describes the cue: the part brings
 the object's pattern and outline, too."""
 CORROBORATED = 0.4
-"""Share of the gain of a region that another change of the same place must have."""
+"""Share of the gain of a region that the background, which contains it, must have."""
 WHOLE_PICTURE = (*STATISTICS, "background", "object colour")
 """Interventions that name one cue of a class at most."""
 LOCAL = 0.7
@@ -130,7 +130,7 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
     why = _why_not(best, tested.effects[best], limits)
     if "region" in passed and not _is_corroborated(tested):
         passed.remove("region")
-        why = "only the region has an effect, neither the background nor the strongest part of it"
+        why = "only the region has an effect, not the background that contains it"
     if not passed:
         return Decision(tested, intervention=best, q_values=q_values, reason=why)
     chosen = _describe_best(tested, passed, limits.min_effect)
@@ -160,13 +160,14 @@ def _least_gain(name: str, limits: AnalysisConfig) -> float:
 
 
 def _is_corroborated(tested: TestedCandidate) -> bool:
-    """Whether another change of the same pixels has part of the effect of the region.
+    """Whether the whole background has part of the effect of the region.
 
-    Where the object is outlined wrongly, what is left of it in the region flips predictions, but
-    neither the background nor the part with the strongest evidence does.
+    Where the object is outlined wrongly, what is left of it in the region flips predictions. In a
+    new background it does not, beside the object of the recipient.
     """
-    gains = [tested.effects[name].gain for name in SAME_PLACE if name in tested.effects]
-    return max(gains, default=0.0) >= CORROBORATED * tested.effects["region"].gain
+    background = tested.effects.get("background")
+    gain = background.gain if background else 0.0
+    return gain >= CORROBORATED * tested.effects["region"].gain
 
 
 def _why_not(name: str, effect: Effect, limits: AnalysisConfig) -> str:

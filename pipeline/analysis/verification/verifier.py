@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
 from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
 from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.shortcuts.candidates import CONCEPT, CONTEXT
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.findings import Finding
@@ -38,8 +39,13 @@ MIN_NEW_IMAGES = 6
 MIN_RECIPIENTS = 8
 """Fewest recipients of a repeated test."""
 
-REMOVAL, REPEAT = 1_000_001, 1_000_002
+REMOVAL, REPEAT, CONTEXT_KEY = 1_000_001, 1_000_002, 1_000_003
 """Seeds of further draws for a candidate, beyond all numbers of random divisions."""
+OUTSIDE = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
+"""Names of the interventions that can confirm a shortcut."""
+CONTEXT_CHANGES = ("background",)
+"""Names of the interventions on the context of a class. Statistics of it are those of its objects,
+too, and every class has its own objects."""
 
 Concepts = Callable[[str], pa.Table]
 """From a candidate's id to its rows of concepts_schema."""
@@ -107,9 +113,7 @@ class Verifier:
             tested.class_index,
         )
         removal = self._remove(decision, sources.without_cue, recipients)
-        cue = description.describe_cue(
-            decision.intervention, sources.with_cue, recipients, is_local=decision.is_local
-        )
+        cue = description.describe_cue(decision.intervention, sources.with_cue, recipients)
         return Finding(decision, verdict, cue, removal, shown)
 
     def _locate(self, decision: Decision) -> Decision:
@@ -145,7 +149,7 @@ class Verifier:
                 reliance.remove_cue(
                     self.model,
                     _removing(decision),
-                    self.loader.scenes(rows.slice(start, image_pool.MAX_SOURCES)),
+                    self.loader.having_cue(rows.slice(start, image_pool.MAX_SOURCES)),
                     recipients if is_statistic else without_cue,
                     tested.class_index,
                     rng,
@@ -159,8 +163,15 @@ class Verifier:
         return removal.select(has_cue | (removal.reliance >= reliance.RELIES))
 
     def _load(self, tested: TestedCandidate, half: int) -> Sources | None:
-        """Load one half of the source images of a candidate, the same ones each time."""
+        """Load one half of the source images of a candidate, the same ones each time.
+
+        The context of a class is compared with that of other classes; images of these that are no
+        recipients of the half are the sources without the cue.
+        """
         concepts = self.concepts(tested.candidate["candidate_id"])
+        if tested.candidate["kind"] == CONTEXT:
+            elsewhere = self.pool.of_other_classes(tested.class_index, 1 - half)
+            return self.loader.context(concepts, elsewhere, half, self.seed)
         return self.loader.sources(tested.candidate, concepts, half, self.seed)
 
     def _tested_sources(self, tested: TestedCandidate) -> Sources:
@@ -171,7 +182,9 @@ class Verifier:
 
     def _test_class(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
         """Test the candidates of a class, the most promising first."""
-        ordered = sorted(rows, key=lambda row: -row["statistic"] * row["contribution"])
+        context = [row for row in rows if row["kind"] == CONTEXT]
+        concepts = [row for row in rows if row["kind"] == CONCEPT]
+        ordered = sorted(concepts, key=lambda row: -row["statistic"] * row["contribution"])
         explained: set[int] = set()
         for position, row in enumerate(ordered):
             new = [index for index in row["donor_index"] if index not in explained]
@@ -182,19 +195,33 @@ class Verifier:
                 continue
             self.tester.test(tested, partial(self._load, tested), INTERVENTIONS)
             if position == 0:
-                self._test_at_random(tested, n_null)
+                self._test_at_random(tested, n_null, OUTSIDE)
             if self._claimed([tested]):
                 explained.update(row["donor_index"])
             yield tested
+        for row in context:
+            tested = self._test_context(row, has_finding=bool(explained))
+            if not ordered:
+                self._test_at_random(tested, n_null, CONTEXT_CHANGES)
+            yield tested
 
-    def _test_at_random(self, tested: TestedCandidate, n_times: int) -> None:
-        """Test random divisions of a candidate's images, with what can confirm a shortcut."""
+    def _test_context(self, row: Row, *, has_finding: bool) -> TestedCandidate:
+        """Test the context of a class, unless a cue that it contains is claimed."""
+        tested = TestedCandidate(row, (row["class_index"], CONTEXT_KEY))
+        if has_finding:
+            tested.reason = "the context contains the cue of another finding"
+            return tested
+        return self.tester.test(tested, partial(self._load, tested), CONTEXT_CHANGES)
+
+    def _test_at_random(
+        self, tested: TestedCandidate, n_times: int, names: Collection[str]
+    ) -> None:
+        """Test random divisions of a candidate's images, with interventions that can confirm."""
         if not n_times:
             return
         halves = [self._load(tested, half) for half in (SCREENING, TEST)]
         if None in halves:
             return
-        names = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
         for repeat in range(1, n_times + 1):
             null = TestedCandidate(tested.candidate, (*tested.key, repeat))
             rng = np.random.default_rng((self.seed, *null.key))
