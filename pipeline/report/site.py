@@ -279,6 +279,7 @@ class Site:
             f"divided by the concepts of the target layer, and {self.tables.n_candidates:,} "
             "candidates were tested by intervention: content of an image with the possible cue, "
             "and of an image of the same class without it, was put into images of other classes. "
+            "What surrounds the objects of a class was compared with that of other classes. "
             f"The cue of a shortcut must flip {100 * limits.min_effect:g}% more images than its "
             f"control flips, at a false discovery rate of {100 * limits.fdr:g}%."
         )
@@ -289,7 +290,8 @@ class Site:
         return (
             f"A cue can be found only if at least {MIN_SHARE:.0%} of the images of its class have "
             f"it and at least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few "
-            f"images) lack it, and if adding it flips {limits.min_effect:.0%} of other images. A "
-            "cue that all images of a class have, the absence of something, and the size of the "
-            "object are not found."
+            f"images) lack it, and if adding it flips {limits.min_effect:.0%} of other images. Of "
+            "the cues that all images of a class have, only those in the surroundings of the "
+            "object are found. The absence of something, and a cue that flips images when it is "
+            "removed but not when it is added, are not found."
         )

@@ -614,7 +614,8 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
         ({"colour": 0.5, "lighting": 0.55, "region": 0.3}, Verdict.CONFIRMED, "colour"),
         ({"background": 0.8, "region": 0.3}, Verdict.CONFIRMED, "background"),
         ({"background": 0.8, "region": 0.7}, Verdict.CONFIRMED, "region"),
-        ({"background": 0.8, "texture": 0.4}, Verdict.CONFIRMED, "background"),
+        ({"background": 0.8, "texture": 0.55}, Verdict.CONFIRMED, "background"),
+        ({"background": 0.8, "lighting": 0.55}, Verdict.CONFIRMED, "lighting"),
         ({}, None, ""),
     ],
 )

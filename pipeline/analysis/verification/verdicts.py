@@ -21,8 +21,9 @@ images without the cue, the interval is wide: these may be odd images, rather th
 lack the cue."""
 MUCH_STRONGER = 2.0
 """Ratio of the gains from which the part on the object describes the cue, not what is beside it."""
-ENOUGH = 0.8
-"""Share of the largest gain from which a statistic of the whole picture describes the cue."""
+ENOUGH, ENOUGH_LIGHTING = 0.8, 0.6
+"""Share of the largest gain from which a statistic of the whole picture describes the cue; and for
+the layout of light, a polynomial that carries no other content of a background."""
 MUCH = 0.4
 """Share of the gain of the part from which the object's colour describes the cue: the part brings
 the object's pattern and outline, too."""
@@ -190,7 +191,8 @@ def _describe_best(tested: TestedCandidate, passed: list[str], least: float) -> 
             return "object colour"
         return "part" if "part" in gains else on_object[0]
     for name in STATISTICS:
-        if gains.get(name, 0.0) >= ENOUGH * best_outside:
+        enough = ENOUGH_LIGHTING if name == "lighting" else ENOUGH
+        if gains.get(name, 0.0) >= enough * best_outside:
             return name
     return _best_in_place(gains)
 
