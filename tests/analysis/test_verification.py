@@ -119,7 +119,7 @@ def sample_of(model: AuditedModel) -> ClassSample:
     """All images as a sample, with the labels that they were drawn with."""
     index = np.arange(3 * PER_CLASS)
     probability = model.probabilities(model.load_images(index)[0])
-    return ClassSample(index, probability.argmax(1), index // PER_CLASS, probability.max(1))
+    return ClassSample(index, probability.argmax(1), index // PER_CLASS)
 
 
 def found_candidates(model: AuditedModel) -> tuple[list[dict[str, Any]], pa.Table]:

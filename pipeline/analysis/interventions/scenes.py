@@ -63,8 +63,9 @@ def outline(
         pixels: (n, 3, H, W) uint8.
         activity: (n, h, w), largest where the object probably is.
         annotated: (n, 1, H, W) bool, all false where no object is annotated.
-        presence: (n, 1, H, W) in [0, 1], strength of a candidate's concepts; a connected part that
-            they cover does not belong to the object.
+        presence: (n, 1, H, W) in [0, 1], strength of a candidate's concepts. Activity where they
+            are strong does not count, and a connected part that they cover does not belong to the
+            object.
     """
     if presence is not None:
         height, width = activity.shape[1:]

@@ -23,13 +23,11 @@ class ClassSample:
         index: (n,) positions in the plan, ascending.
         predicted: (n,) predicted class indices.
         given: (n,) class indices of the labels, NO_CLASS without a label.
-        confidence: (n,) probabilities of the predicted class.
     """
 
     index: Ints
     predicted: Ints
     given: Ints
-    confidence: NDArray[np.float32]
 
     @property
     def own(self) -> Ints:
@@ -55,10 +53,9 @@ def draw_sample(rows: Rows, per_class: int, seed: int) -> ClassSample:
         seed: seed of the draw.
     """
     sample = draw_per_class(rows, per_class, seed)
-    table = rows.at(sample.index, ["index", "pred_index", "label_index", "confidence"])
+    table = rows.at(sample.index, ["index", "pred_index", "label_index"])
     return ClassSample(
         index=table["index"].to_numpy(),
         predicted=arrays.classes(table, "pred_index"),
         given=arrays.classes(table, "label_index"),
-        confidence=table["confidence"].to_numpy(),
     )

@@ -167,6 +167,6 @@ class CandidateTester:
             tested.screened[name] = trial.gain
             if trial.promise >= MIN_SCREENED_GAIN:
                 promising.append(name)
-        if "region" in promising:  # its place is confirmed by other changes of the same pixels
+        if "region" in promising:  # the background corroborates it, the part tells if it is local
             promising += [n for n in SAME_PLACE if n in tested.screened and n not in promising]
         return promising
