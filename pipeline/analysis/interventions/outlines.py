@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import torch
@@ -55,12 +57,14 @@ def outline_objects(images: Tensor, activity: Tensor, annotated: Tensor) -> Tens
     size = max(1, round(scale * height)), max(1, round(scale * width))
     small = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
     arrays = np.ascontiguousarray(small.round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    outlines = [
-        _grab_cut(array, _seeds_of_box(box) if box.any() else _seeds_of_activity(*active))
-        for array, box, active in zip(
-            arrays, _resize_masks(annotated, size), _activity_masks(activity, size), strict=True
+    seeds = [
+        _seeds_of_box(box) if box.any() else _seeds_of_activity(*active)
+        for box, active in zip(
+            _resize_masks(annotated, size), _activity_masks(activity, size), strict=True
         )
     ]
+    with ThreadPoolExecutor() as pool:  # OpenCV computes without the lock of the interpreter
+        outlines = list(pool.map(_grab_cut, arrays, seeds))
     found = torch.from_numpy(np.stack(outlines))[:, None].to(images.device)
     found = F.interpolate(found.float(), size=(height, width), mode="nearest-exact") > 0.5
     return torch.where(_is_outline(annotated), annotated, found)
@@ -128,7 +132,7 @@ def _grab_cut(image: Bytes, seeds: Bytes) -> Mask:
     likely = _foreground(seeds)
     if likely.all() or not likely.any():
         return likely
-    cv2.setRNGSeed(0)  # GrabCut starts from random clusters of colours
+    cv2.setRNGSeed(0)  # GrabCut starts from random clusters of colours; a thread has its own seed
     labels, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     try:
         cv2.grabCut(image, labels, None, *models, N_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]

@@ -23,7 +23,7 @@ MIN_SOURCES = 3
 """Fewest source images with, and without, a cue that a candidate is tested with."""
 MIN_HALVED = 10
 """Fewest images of a group that are divided into halves."""
-MAX_OUTLINED, MIN_OUTLINED = 64, 8
+MAX_OUTLINED, MIN_SURE = 64, 8
 """Most images with a cue that are outlined, and fewest surely outlined ones to which they are
 reduced."""
 MIN_AGREEMENT = 0.7
@@ -237,7 +237,7 @@ class SourceLoader:
         images = replace(images, objects=torch.where(is_sure, beside, either))
         surest = agreement.argsort(descending=True, stable=True)
         n_sure = int(is_sure.sum())
-        n_kept = MAX_SOURCES // 2 if n_sure < MIN_OUTLINED else min(n_sure, MAX_SOURCES // 2)
+        n_kept = MAX_SOURCES // 2 if n_sure < MIN_SURE else min(n_sure, MAX_SOURCES // 2)
         return images.select(surest[:n_kept])
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:

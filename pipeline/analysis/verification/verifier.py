@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -193,33 +193,35 @@ class Verifier:
                 tested.reason = "its images have the cue of another finding"
                 yield tested
                 continue
-            self.tester.test(tested, partial(self._load, tested), INTERVENTIONS)
+            load = cache(partial(self._load, tested))
+            self.tester.test(tested, load, INTERVENTIONS)
             if position == 0:
-                self._test_at_random(tested, n_null, OUTSIDE)
+                self._test_at_random(tested, load, n_null, OUTSIDE)
             if self._claimed([tested]):
                 explained.update(row["donor_index"])
             yield tested
         for row in context:
-            tested = self._test_context(row, has_finding=bool(explained))
-            if not ordered:
-                self._test_at_random(tested, n_null, CONTEXT_CHANGES)
+            tested = TestedCandidate(row, (row["class_index"], CONTEXT_KEY))
+            if explained:
+                tested.reason = "the context contains the cue of another finding"
+            else:
+                load = cache(partial(self._load, tested))
+                self.tester.test(tested, load, CONTEXT_CHANGES)
+                if not ordered:
+                    self._test_at_random(tested, load, n_null, CONTEXT_CHANGES)
             yield tested
 
-    def _test_context(self, row: Row, *, has_finding: bool) -> TestedCandidate:
-        """Test the context of a class, unless a cue that it contains is claimed."""
-        tested = TestedCandidate(row, (row["class_index"], CONTEXT_KEY))
-        if has_finding:
-            tested.reason = "the context contains the cue of another finding"
-            return tested
-        return self.tester.test(tested, partial(self._load, tested), CONTEXT_CHANGES)
-
     def _test_at_random(
-        self, tested: TestedCandidate, n_times: int, names: Collection[str]
+        self,
+        tested: TestedCandidate,
+        load: Callable[[int], Sources | None],
+        n_times: int,
+        names: Collection[str],
     ) -> None:
         """Test random divisions of a candidate's images, with interventions that can confirm."""
         if not n_times:
             return
-        halves = [self._load(tested, half) for half in (SCREENING, TEST)]
+        halves = [load(half) for half in (SCREENING, TEST)]
         if None in halves:
             return
         for repeat in range(1, n_times + 1):
