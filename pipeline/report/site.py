@@ -292,6 +292,6 @@ class Site:
             f"it and at least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few "
             f"images) lack it, and if adding it flips {limits.min_effect:.0%} of other images. Of "
             "the cues that all images of a class have, only those in the surroundings of the "
-            "object are found. The absence of something, and a cue that flips images when it is "
-            "removed but not when it is added, are not found."
+            "object are found. The absence of something, the size of the object, and a cue that "
+            "flips images when it is removed but not when it is added, are not found."
         )

@@ -61,7 +61,7 @@ def test_a_constant_image_gets_no_noise() -> None:
 
 
 def test_lighting_transfer_multiplies_by_the_sources_smooth_layout() -> None:
-    """A known gradient, fitted where the sources have no object, and the reference by lstsq."""
+    """The sources have a known gradient, but for their objects, which are left out."""
     images, ground = random_images(seed=1) / 4 + 96, random_images(seed=2) / 8 + 160
     x = (torch.arange(ground.shape[3]) + 0.5) * 2 / ground.shape[3] - 1
     layout = torch.exp(-0.5 * x - 0.3 * x * x)

@@ -479,7 +479,6 @@ def test_sources_have_the_cue_away_from_other_evidence() -> None:
     loader = SourceLoader(model, (GRID, GRID))
     found = [loader.sources(row, changed, half, seed=0) for half in (SCREENING, TEST)]
     taken = {int(index) for each in found if each for index in each.with_cue.index}
-    assert taken <= set(far)
     assert taken == set(far)
 
 
@@ -497,6 +496,7 @@ def test_a_cue_belongs_to_an_object_that_is_not_surely_outlined() -> None:
         found = SourceLoader(loaded, (GRID, GRID)).sources(row, changed, TEST, seed=0)
         assert found is not None
         chosen = np.isin(found.with_cue.index, active_on_cue)
+        assert chosen.any()
         corner = found.with_cue.objects[torch.from_numpy(chosen), 0, -4:, :4]
         return [bool(each) for each in corner.flatten(1).any(dim=1)]
 

@@ -123,9 +123,10 @@ def _context_of(images: ClassImages) -> tuple[Row, pa.Table]:
             "without_index": [],
         }
     )
-    activity = _quantise(images.evidence.energy.cpu().numpy(), is_predicted)
+    energy = images.evidence.energy.cpu().numpy()
+    activity = _quantise(energy, is_predicted)
     nothing = np.zeros(len(is_predicted), np.float32)
-    no_maps = _quantise(np.zeros_like(images.evidence.energy.cpu().numpy()), is_predicted)
+    no_maps = _quantise(np.zeros_like(energy), is_predicted)
     columns = {
         "has_cue": is_predicted,
         "score": nothing,
