@@ -600,6 +600,7 @@ def decision_of(gains: dict[str, float], **more: Any) -> Decision:
         ({"region": 0.5, "part": 0.1, "background": 0.1}, None, "region"),
         ({"region": 0.5, "part": 0.35, "background": 0.1}, Verdict.PROPERTY, "part"),
         ({"region": 0.5, "part": 0.35, "background": 0.2}, Verdict.CONFIRMED, "region"),
+        ({"region": 0.45, "background": 0.19}, None, "region"),
         ({"region": 0.5}, None, "region"),
         ({"region": 0.1}, None, "region"),
         ({"part": 0.6, "region": 0.02}, Verdict.PROPERTY, "part"),
@@ -626,7 +627,7 @@ def test_verdicts(gains: dict[str, float], verdict: Verdict | None, intervention
 
 
 def test_reasons_name_what_is_missing() -> None:
-    assert "only the region has an effect" in decision_of({"region": 0.5}).reason
+    assert "only the region has a sure effect" in decision_of({"region": 0.5}).reason
     assert "of region, is 10%, less than 20%" in decision_of({"region": 0.1}).reason
     assert "of part, is 25%, less than 30%" in decision_of({"part": 0.25}).reason
     assert "may be chance" in decision_of({"region": 0.5, "part": 0.5}, p=0.2).reason

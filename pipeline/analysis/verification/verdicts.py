@@ -129,9 +129,9 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
         if _passes(name, effect, q_values[name], limits)
     ]
     why = _why_not(best, tested.effects[best], limits)
-    if "region" in passed and not _is_corroborated(tested):
+    if "region" in passed and not _is_corroborated(tested, passed):
         passed.remove("region")
-        why = "only the region has an effect, not the background that contains it"
+        why = "only the region has a sure effect, not the background that contains it"
     if not passed:
         return Decision(tested, intervention=best, q_values=q_values, reason=why)
     chosen = _describe_best(tested, passed, limits.min_effect)
@@ -160,15 +160,14 @@ def _least_gain(name: str, limits: AnalysisConfig) -> float:
     return factor * limits.min_effect
 
 
-def _is_corroborated(tested: TestedCandidate) -> bool:
-    """Whether the whole background has part of the effect of the region.
+def _is_corroborated(tested: TestedCandidate, passed: list[str]) -> bool:
+    """Whether the whole background passed, too, with part of the effect of the region.
 
     Where the object is outlined wrongly, what is left of it in the region flips predictions. In a
     new background it does not, beside the object of the recipient.
     """
-    background = tested.effects.get("background")
-    gain = background.gain if background else 0.0
-    return gain >= CORROBORATED * tested.effects["region"].gain
+    gains = [tested.effects[name].gain for name in ("region", "background") if name in passed]
+    return len(gains) == 2 and gains[1] >= CORROBORATED * gains[0]
 
 
 def _why_not(name: str, effect: Effect, limits: AnalysisConfig) -> str:
