@@ -482,26 +482,40 @@ def test_sources_have_the_cue_away_from_other_evidence() -> None:
     assert taken == set(far)
 
 
-def test_a_cue_belongs_to_an_object_that_is_not_surely_outlined() -> None:
-    """Where the layer is active on the cue, the object is known only if it is annotated."""
+def objects_of_sources(model: AuditedModel, row: dict[str, Any], concepts: pa.Table) -> Tensor:
+    """Masks (n, SIZE, SIZE) of the objects in the images with a cue."""
+    found = SourceLoader(model, (GRID, GRID)).sources(row, concepts, TEST, seed=0)
+    assert found is not None
+    return found.with_cue.objects[:, 0]
+
+
+def test_a_cue_beside_the_object_does_not_belong_to_it_wherever_the_layer_is_active() -> None:
+    """A strong cue draws the activity away from the object, which is there without it, too."""
     model = make_model()
     row, concepts = candidate_of_blue(model)
-    active_on_cue = row["donor_index"][:20]
-    changed = put_on_the_cue(concepts, "activity", active_on_cue)
+    for activity in (concepts, put_on_the_cue(concepts, "activity", row["donor_index"])):
+        objects = objects_of_sources(model, row, activity)
+        assert not objects[:, -4:, :4].any()
+        assert objects[:, 13:19, 13:19].all()
+
+
+def test_a_cue_that_is_the_object_belongs_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filled in, it takes the object away; only an annotation tells that it is elsewhere."""
+    model = make_model()
+    row, concepts = candidate_of_blue(model)
+    nothing_else = {**row, "donor_index": row["without_index"], "without_index": row["donor_index"]}
+    names = list(concepts.schema.names)
+    one, other = (names.index(name) for name in ("presence", "other_evidence"))
+    names[one], names[other] = names[other], names[one]
+    on_object = concepts.rename_columns(names).select(concepts.schema.names)
+    monkeypatch.setattr(image_pool, "MIN_SURE", 1)
+    assert objects_of_sources(model, nothing_else, on_object)[:, 13:19, 13:19].all()
+
     outline = np.zeros((SIZE, SIZE), np.uint8)
-    outline[10:22, 10:22] = 255
+    outline[:6, -6:] = 255
     annotated = replace(model, read=lambda index: DecodedImage(model.read(index).pixels, outline))
-
-    def objects_on_cue(loaded: AuditedModel) -> list[bool]:
-        found = SourceLoader(loaded, (GRID, GRID)).sources(row, changed, TEST, seed=0)
-        assert found is not None
-        chosen = np.isin(found.with_cue.index, active_on_cue)
-        assert chosen.any()
-        corner = found.with_cue.objects[torch.from_numpy(chosen), 0, -4:, :4]
-        return [bool(each) for each in corner.flatten(1).any(dim=1)]
-
-    assert all(objects_on_cue(model))
-    assert not any(objects_on_cue(annotated))
+    objects = objects_of_sources(annotated, nothing_else, on_object)
+    assert not objects[:, 13:19, 13:19].any()
 
 
 def test_the_reliance_on_a_cue_that_cannot_be_removed_is_estimated() -> None:
@@ -676,22 +690,26 @@ def test_the_place_of_a_cue_that_does_not_move_is_seen_in_the_pixels() -> None:
     marked = images.pixels.clone()
     marked[..., :6, 2:10] = 250
     free = torch.ones_like(images.evidence)
-    cells = description.distinct_cells(marked, others.pixels, images.evidence, free)
+    compared = (others.pixels, torch.ones_like(others.evidence))
+    cells = description.distinct_cells((marked, free), compared, images.evidence)
     assert cells is not None
     expected = torch.nn.functional.adaptive_avg_pool2d(
         (marked != images.pixels).any(dim=(0, 1)).float()[None], description.GRID
     )
     assert cells.sum() > 0
     assert (np.asarray(expected[0])[cells] > 0).mean() > 0.7
-    assert description.distinct_cells(images.pixels, others.pixels, images.evidence, free) is None
+    assert description.distinct_cells((images.pixels, free), compared, images.evidence) is None
     elsewhere = images.evidence.flip(2, 3)  # the concepts are not where the pixels differ
-    assert description.distinct_cells(marked, others.pixels, elsewhere, free) is None
+    assert description.distinct_cells((marked, free), compared, elsewhere) is None
     # An object that covers the place in most images is no cue beside it.
     covered = free.clone()
     covered[..., :8, :12] = 0
-    assert description.distinct_cells(marked, others.pixels, images.evidence, covered) is None
+    assert description.distinct_cells((marked, covered), compared, images.evidence) is None
+    # Pixels that objects cover in the other images cannot be compared.
+    hidden = (others.pixels, covered)
+    assert description.distinct_cells((marked, free), hidden, images.evidence) is None
     few = images.evidence[:4]
-    assert description.distinct_cells(marked[:4], others.pixels, few, free[:4]) is None
+    assert description.distinct_cells((marked[:4], free[:4]), compared, few) is None
 
 
 def test_colours_of_the_background_alone_are_no_colours_of_the_picture() -> None:

@@ -29,9 +29,11 @@ MIN_FREE = 0.5
 """Share of the images in which a cell of a place is not covered by the object."""
 MIN_COMPARED = 8
 """Fewest images with and without a cue whose pixels are compared."""
-MIN_DISTINCT = 1.0
+MIN_DISTINCT = 0.5
 """Difference of the means of images with and without a cue, in pooled standard deviations, from
 which the pixels at one place are said to differ."""
+SURE_ERRORS = 3.0
+"""Standard errors of that difference which it must reach."""
 WHOLE_BACKGROUND = 0.5
 """Share of the pixels outside the object that the cue's concepts cover in a background."""
 MUCH_SMALLER = 0.5
@@ -71,13 +73,15 @@ def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Descrip
             return Description("background")
     elif _share(spread * whole, whole) >= WHOLE_OBJECT and spread.mean() >= MIN_OBJECT:
         return Description("object")
-    is_free = torch.ones_like(spread)
-    if intervention in ("region", "background"):
-        is_free = outside
-    cells = fixed_cells(spread * is_free)
+    is_beside = intervention in ("region", "background")
+    free, other_free = (
+        1 - images.objects if is_beside else torch.ones_like(images.objects)
+        for images in (with_cue, others)
+    )
+    cells = fixed_cells(spread * free)
     if cells is None:
         return Description("moving")
-    distinct = distinct_cells(with_cue.pixels, others.pixels, spread * is_free, is_free)
+    distinct = distinct_cells((with_cue.pixels, free), (others.pixels, other_free), spread * free)
     cells = cells if distinct is None else distinct
     return Description(
         place_words.kind_of_cells(cells),
@@ -135,7 +139,7 @@ def fixed_cells(spread: Tensor) -> NDArray[np.bool_] | None:
 
 
 def distinct_cells(
-    with_cue: Tensor, others: Tensor, spread: Tensor, is_free: Tensor
+    with_cue: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], spread: Tensor
 ) -> NDArray[np.bool_] | None:
     """Cells (GRID, GRID) where images with a cue differ from others in the same pixels.
 
@@ -144,39 +148,48 @@ def distinct_cells(
     compared; connected cells count if the layer's concepts are there, too.
 
     Args:
-        with_cue: (n, 3, H, W) float32 in [0, 255].
-        others: (m, 3, H, W), likewise.
+        with_cue: pixels (n, 3, H, W) float32 in [0, 255], and whether a pixel counts (n, 1, H, W)
+            in {0, 1}. Cells that do not count in half of the images are left out.
+        others: pixels and counts of m images without the cue. Pixels that count in fewer than
+            MIN_COMPARED images are left out.
         spread: (n, 1, H, W) in [0, 1], the cue's concepts in each image with the cue.
-        is_free: (n, 1, H, W) in [0, 1], 0 where the cue cannot be. Cells that are not free in half
-            of the images do not count.
 
     Returns:
         None if no such cells differ by MIN_DISTINCT, or if there are too few images.
     """
-    if min(len(with_cue), len(others)) < MIN_COMPARED:
+    if min(len(with_cue[0]), len(others[0])) < MIN_COMPARED:
         return None
-    one, other = _local_features(with_cue), _local_features(others)
-    pooled = ((one.var(dim=0) + other.var(dim=0)) / 2 + 1).sqrt()
-    distance = ((one.mean(dim=0) - other.mean(dim=0)).abs() / pooled).nan_to_num()
+    (one, one_variance), (other, other_variance) = map(_local_moments, (with_cue, others))
+    pooled = ((one_variance + other_variance) / 2 + 1).sqrt()
+    counts, other_counts = (each.sum(dim=0).clamp_min(1e-9) for _, each in (with_cue, others))
+    is_sure = (one - other).abs() >= SURE_ERRORS * pooled * (1 / counts + 1 / other_counts).sqrt()
+    distance = (one - other).abs() / pooled * is_sure * (other_counts >= MIN_COMPARED)
     largest = np.asarray(F.adaptive_avg_pool2d(distance, GRID).amax(dim=0).cpu())
     mean = np.asarray(F.adaptive_avg_pool2d(spread, GRID).mean(dim=0)[0].cpu())
     is_present = mean >= NEAR_MAXIMUM * mean.max()
     if not largest[is_present].max() >= MIN_DISTINCT:
         return None
-    allowed = np.asarray(F.adaptive_avg_pool2d(is_free, GRID).mean(dim=0)[0].cpu()) >= MIN_FREE
+    allowed = np.asarray(F.adaptive_avg_pool2d(with_cue[1], GRID).mean(dim=0)[0].cpu()) >= MIN_FREE
     differs = (largest >= NEAR_MAXIMUM * largest[is_present].max()) & allowed
     _, parts = cv2.connectedComponents(differs.astype(np.uint8))
     shared = np.isin(parts, np.unique(parts[is_present & differs])) & differs
     return np.asarray(shared, np.bool_) if shared.any() else None
 
 
-def _local_features(images: Tensor) -> Tensor:
-    """Mean colours over 3 x 3 pixels and, in logarithms, their deviation: (n, 4, H, W)."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+def _local_moments(images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Means and variances (4, H, W), over images where a pixel counts, of local features.
+
+    These are the mean colours over 3 x 3 pixels and, in logarithms, their deviation.
+    """
+    pixels, counts = images
+    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
     means = F.avg_pool2d(padded, 3, 1)
     variance = F.avg_pool2d(padded.square(), 3, 1) - means.square()
     contrast = variance.clamp_min(0).mean(dim=1, keepdim=True).sqrt().log1p()
-    return torch.cat([means, contrast], dim=1)
+    features = torch.cat([means, contrast], dim=1)
+    weights = counts / counts.sum(dim=0).clamp_min(1)
+    mean = (features * weights).sum(dim=0)
+    return mean, ((features - mean).square() * weights).sum(dim=0)
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.analysis.audited_model import AuditedModel, Ints
-from pipeline.analysis.interventions import scenes
+from pipeline.analysis.interventions import scenes, transfers
+from pipeline.analysis.interventions.catalogue import MIN_PRESENCE
 from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.storage import arrays
@@ -219,30 +220,45 @@ class SourceLoader:
         return images, annotated
 
     def _surely_outlined(self, rows: pa.Table) -> Scenes:
-        """Up to MAX_SOURCES / 2 images with the cue whose objects are outlined most surely.
+        """Up to MAX_SOURCES / 2 images with the cue whose objects are outlined surely.
 
-        An object is outlined twice: from the evidence away from the cue, and from all activity of
-        the layer. The second outline may contain a cue beside the object. Where both agree on the
-        pixels without the cue, the object is what the first one contains. Where they do not, the
-        cue is probably on the object, or is the object itself, and belongs to it.
+        An object is outlined twice: from the evidence away from the cue, and from the activity of
+        the layer once the cue is filled in with what surrounds it. Where both outlines agree on the
+        pixels without the cue, the object remains without the cue, and images are taken in which
+        the object covers least of the cue. Where too few agree, the cue is probably the object, or
+        a part of it: what the layer is active on, the cue included, counts as the object.
         """
         images, annotated = self._outline_beside_cue(rows)
-        pixels, beside = images.pixels.byte(), images.objects
-        whole = scenes.outline(pixels, self._maps(rows, "activity", pixels), annotated)
-        is_free = (images.presence < scenes.COVERING_PRESENCE).float()
-        both, either = torch.minimum(beside, whole), torch.maximum(beside, whole)
-        areas = [(each * is_free).sum(dim=(1, 2, 3)) for each in (both, either)]
-        agreement = areas[0] / areas[1].clamp_min(1)
-        is_sure = (agreement >= MIN_AGREEMENT)[:, None, None, None]
-        images = replace(images, objects=torch.where(is_sure, beside, either))
-        surest = agreement.argsort(descending=True, stable=True)
-        n_sure = int(is_sure.sum())
-        n_kept = MAX_SOURCES // 2 if n_sure < MIN_SURE else min(n_sure, MAX_SOURCES // 2)
-        return images.select(surest[:n_kept])
+        without_cue = transfers.to_uint8(
+            transfers.fill_holes(images.pixels, images.presence > MIN_PRESENCE)
+        )
+        remaining = self.model.activations(without_cue).float().square().sum(dim=1)
+        beside, alone = images.objects, scenes.outline(without_cue, remaining, annotated)
+        agreement = _agreement(beside, alone, images.presence < scenes.COVERING_PRESENCE)
+        sure = (agreement >= MIN_AGREEMENT).nonzero()[:, 0]
+        if len(sure) >= MIN_SURE:
+            objects = torch.maximum(beside, alone)[sure]
+            covered = (objects * images.presence[sure]).sum(dim=(1, 2, 3))
+            least = covered.argsort(stable=True)[: MAX_SOURCES // 2]
+            return replace(images.select(sure[least]), objects=objects[least])
+        surest = agreement.argsort(descending=True, stable=True)[: MAX_SOURCES // 2]
+        images = images.select(surest)
+        activity = self._maps(rows.take(pa.array(surest.cpu().numpy())), "activity", surest)
+        whole = scenes.outline(images.pixels.byte(), activity, annotated[surest])
+        return replace(images, objects=torch.maximum(images.objects, whole))
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])
         return torch.from_numpy(values.reshape(-1, *self.grid)).to(like.device)
+
+
+def _agreement(one: Tensor, other: Tensor, counted: Tensor) -> Tensor:
+    """Intersection over union (n,) of masks (n, 1, H, W) on the counted pixels."""
+    both, either = (
+        (each * counted).sum(dim=(1, 2, 3))
+        for each in (torch.minimum(one, other), torch.maximum(one, other))
+    )
+    return both / either.clamp_min(1)
 
 
 def _overlaps(rows: pa.Table, grid: tuple[int, int]) -> NDArray[np.float32]:
