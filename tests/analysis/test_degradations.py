@@ -1,4 +1,4 @@
-"""Compression and noise are recognised in sources, and repeated in recipients."""
+"""Compression, low resolution and noise are recognised in sources, and repeated in recipients."""
 
 from __future__ import annotations
 
@@ -60,6 +60,68 @@ def test_compression_is_repeated_on_the_recipient_only_if_the_source_has_it() ->
     expected = compressed(images, 26)
     assert (changed - expected).abs().mean() < 0.3 * (images - expected).abs().mean()
     same = degradations.transfer_compression(images, photographs(6).round(), weights)
+    assert torch.equal(same, images)
+
+
+def enlarged(images: Tensor, size: int, resampling: Image.Resampling) -> Tensor:
+    """Reduced to a size and enlarged again, by another implementation than the one under test."""
+    result = []
+    for image in images:
+        whole = Image.fromarray(np.asarray(image.round().byte().permute(1, 2, 0)))
+        small = whole.resize((size, size), Image.Resampling.BOX)
+        result.append(np.asarray(small.resize(whole.size, resampling)))
+    return torch.from_numpy(np.stack(result)).permute(0, 3, 1, 2).float()
+
+
+def detailed(n: int, side: int, seed: int = 0) -> Tensor:
+    """Random images (n, 3, side, side) with detail of every size, as photographs have it."""
+    rng = np.random.default_rng(seed)
+    frequencies = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    spectrum = 1 / np.maximum(frequencies, 1 / side)
+    waves = np.fft.fft2(rng.normal(size=(n, 3, side, side))) * spectrum
+    drawn = np.fft.ifft2(waves).real
+    scaled = 128 + 50 * drawn / drawn.std(axis=(1, 2, 3), keepdims=True)
+    return torch.from_numpy(scaled.clip(0, 255).round().astype(np.float32))
+
+
+def reduction_of(image: Tensor) -> degradations.Reduction | None:
+    return degradations.find_reduction(np.asarray(image.byte().permute(1, 2, 0)).copy())
+
+
+@pytest.mark.parametrize("resampling", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize(("side", "size"), [(64, 26), (224, 75), (224, 150)])
+def test_the_size_before_an_enlargement_is_recognised(
+    side: int, size: int, resampling: Image.Resampling
+) -> None:
+    found = [reduction_of(image) for image in enlarged(detailed(8, side), size, resampling)]
+    sizes = [each.height if each else None for each in found]
+    assert sizes.count(size) >= 6, sizes
+    assert not any(each.quality for each in found if each)
+
+
+def test_images_that_were_not_enlarged_have_no_smaller_size() -> None:
+    assert [reduction_of(image) for image in detailed(12, 64)] == [None] * 12
+    assert [reduction_of(image) for image in detailed(6, 224)] == [None] * 6
+    flat = torch.full((3, 64, 64), 128.0)
+    assert reduction_of(flat) is None
+    assert reduction_of(flat[:, :5, :9]) is None
+    assert reduction_of(compressed(detailed(1, 64), 26)[0]) is None
+
+
+def test_a_resolution_and_a_compression_before_enlarging_are_repeated_on_the_recipient() -> None:
+    def small(images: Tensor) -> Tensor:
+        coded = [
+            compressed(image[None], 22)
+            for image in torch.nn.functional.interpolate(images, size=(75, 75), mode="area")
+        ]
+        large = torch.nn.functional.interpolate(torch.cat(coded), size=(224, 224), mode="bicubic")
+        return large.clamp(0, 255)
+
+    images, weights = detailed(6, 224, seed=1), torch.ones(6, 1, 224, 224)
+    changed = degradations.transfer_resolution(images, small(detailed(6, 224)), weights)
+    expected = small(images)
+    assert (changed - expected).abs().mean() < 0.3 * (images - expected).abs().mean()
+    same = degradations.transfer_resolution(images, detailed(6, 224), weights)
     assert torch.equal(same, images)
 
 

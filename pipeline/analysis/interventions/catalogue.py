@@ -21,7 +21,7 @@ MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 """Presence of the concepts from which a pixel is partly, and fully, transplanted."""
 MIN_EVIDENCE, FULL_EVIDENCE = 0.6, 0.7
 """The same of the evidence, for the part that holds the strongest evidence."""
-IRREVERSIBLE = ("compression", "noise")
+IRREVERSIBLE = ("compression", "resolution", "noise")
 """Names of the interventions that destroy information of a picture."""
 
 MaskMaker = Callable[[Scenes, Scenes], Tensor]
@@ -146,6 +146,7 @@ INTERVENTIONS = {
             for name, function in (
                 ("colour", transfers.transfer_colour),
                 ("compression", degradations.transfer_compression),
+                ("resolution", degradations.transfer_resolution),
                 ("noise", degradations.transfer_noise),
                 ("texture", transfers.transfer_texture),
                 ("sharpness", transfers.transfer_sharpness),
@@ -161,6 +162,6 @@ INTERVENTIONS = {
 """All interventions by name; those that can prove a shortcut come first."""
 SAME_PLACE = ("background", "part")
 """Names of the interventions that change pixels of a region, too: all of them or fewer."""
-STATISTICS = ("colour", "compression", "noise", "texture", "sharpness", "lighting")
+STATISTICS = ("colour", "compression", "resolution", "noise", "texture", "sharpness", "lighting")
 """Names of the interventions that transfer a statistic of the whole picture, the most specific
 first: a layout of light and dark carries colours, too."""

@@ -29,9 +29,9 @@ MIN_TAIL = 0.03
 """Smallest share of the class that a threshold may split off."""
 MIN_SHARE = 0.08
 """Smallest share of the class with the cue; a rarer cue hardly matters for the class."""
-MIN_CONTRIBUTION = 0.2
-"""Least contribution of a cue, as a fraction of what all concepts contribute in the images with it;
-a weaker one flips no images."""
+MIN_CONTRIBUTION, MIN_CONTRIBUTION_ALONE = 0.2, 0.15
+"""Least contribution of a cue, as a fraction of what all concepts contribute in the images with it,
+because a weaker one flips no images; and the same where the class has no such division."""
 COMMON = 0.85
 """Share of the class with the cue from which a division is rated among the common cues."""
 MAX_DIVISIONS, MAX_COMMON = 3, 2
@@ -58,6 +58,7 @@ class Division:
         separation: difference of the groups' mean scores over their pooled standard deviation.
         contribution: difference of the groups' mean contributions of the weighted concepts, in
             logits.
+        relative: the same as a fraction of what all concepts contribute in the group with the cue.
     """
 
     of_class: Bools
@@ -67,6 +68,7 @@ class Division:
     weights: Floats
     separation: float
     contribution: float
+    relative: float
 
     @property
     def has_cue(self) -> Bools:
@@ -112,19 +114,19 @@ def find_divisions(maps: ConceptMaps, of_class: Bools, others: Floats) -> list[D
     """
     features = summarise(maps.strength)
     scale = features[of_class].std(axis=0) + TINY
-    found: list[Division] = []
-    for start in _starts(maps, features / scale, of_class, others / scale):
-        direction = _refine(start, features / scale, of_class)
-        if direction is None:
-            continue
-        division = _describe(direction / scale, maps, features, of_class)
-        if division is None:
-            continue
-        is_new = not any(_are_same(division, other) for other in found)
-        total = maps.total[division.with_cue].mean()
-        matters = division.contribution >= MIN_CONTRIBUTION * max(total, TINY)
-        if is_new and matters and division.share >= MIN_SHARE:
-            found.append(division)
+    refined = (
+        _refine(start, features / scale, of_class)
+        for start in _starts(maps, features / scale, of_class, others / scale)
+    )
+    described = (
+        _describe(direction / scale, maps, features, of_class)
+        for direction in refined
+        if direction is not None
+    )
+    divisions = [each for each in described if each is not None and each.share >= MIN_SHARE]
+    strong = [each for each in divisions if each.relative >= MIN_CONTRIBUTION]
+    weak = [each for each in divisions if each.relative >= MIN_CONTRIBUTION_ALONE]
+    found = _distinct(strong or weak)
     found.sort(key=lambda each: -each.rating)
     common = [each for each in found if each.share > COMMON][:MAX_COMMON]
     rarer = [each for each in found if each.share <= COMMON][:MAX_DIVISIONS]
@@ -206,7 +208,8 @@ def _describe(
     if _is_too_small(with_cue.sum(), without_cue.sum()):
         return None
     weights = _weights(maps, with_cue, of_class)
-    contribution = (maps.contribution @ weights).sum(axis=(1, 2))
+    contributions = (maps.contribution @ weights).sum(axis=(1, 2))
+    contribution = float(contributions[with_cue].mean() - contributions[without_cue].mean())
     return Division(
         of_class,
         score,
@@ -214,7 +217,8 @@ def _describe(
         threshold,
         weights,
         _separation(score[of_class], with_cue[of_class]),
-        float(contribution[with_cue].mean() - contribution[without_cue].mean()),
+        contribution,
+        contribution / max(float(maps.total[with_cue].mean()), TINY),
     )
 
 
@@ -238,6 +242,15 @@ def _aucs(values: Floats, truth: Bools) -> NDArray[np.float64]:
     n_true, n_false = truth.sum(), (~truth).sum()
     rank_sums = stats.rankdata(values, axis=0)[truth].sum(axis=0)
     return np.asarray((rank_sums - n_true * (n_true + 1) / 2) / (n_true * n_false))
+
+
+def _distinct(divisions: list[Division]) -> list[Division]:
+    """The divisions without those that are the same as an earlier one."""
+    kept: list[Division] = []
+    for division in divisions:
+        if not any(_are_same(division, other) for other in kept):
+            kept.append(division)
+    return kept
 
 
 def _are_same(one: Division, other: Division) -> bool:

@@ -24,9 +24,10 @@ MIN_SOURCES = 3
 """Fewest source images with, and without, a cue that a candidate is tested with."""
 MIN_HALVED = 10
 """Fewest images of a group that are divided into halves."""
-MAX_OUTLINED, MIN_SURE = 64, 8
-"""Most images with a cue that are outlined, and fewest surely outlined ones to which they are
-reduced."""
+N_OUTLINED, MAX_OUTLINED = 32, 64
+"""Images with a cue that are outlined first, and in all if a few of these are sure."""
+SOME_SURE, MIN_SURE = 2, 8
+"""Surely outlined images from which more are outlined, and fewest to which they are reduced."""
 MIN_AGREEMENT = 0.7
 """Intersection over union of two outlines from which they are said to agree."""
 SCREENING, TEST = 0, 1
@@ -129,9 +130,9 @@ class SourceLoader:
     def sources(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
         """Load one half of the source images of a candidate, up to MAX_SOURCES of each group.
 
-        Of many images with the cue, MAX_OUTLINED are taken in which it is away from the other
-        evidence for the class, so that it can be separated from the object; of these, the ones
-        whose objects are outlined most surely. None is returned where a group has fewer than
+        Of many images with the cue, those are taken in which it is away from the other evidence for
+        the class, so that it can be separated from the object; of these, the ones whose objects
+        are outlined most surely. None is returned where a group has fewer than
         MIN_SOURCES images.
 
         Args:
@@ -148,14 +149,14 @@ class SourceLoader:
             for name in ("donor_index", "without_index")
         )
         overlaps = _overlaps(usable.take(pa.array(having)), self.grid)
-        chosen = []
         ordered = having[np.argsort(overlaps, kind="stable")]
-        for rows, most in ((ordered, MAX_OUTLINED), (lacking, MAX_SOURCES)):
-            own = rows if len(rows) < MIN_HALVED else rows[half::2]
-            chosen.append(np.sort(own[:most]))
-        if min(map(len, chosen)) < MIN_SOURCES:
+        having, lacking = (
+            rows if len(rows) < MIN_HALVED else rows[half::2] for rows in (ordered, lacking)
+        )
+        if min(len(having), len(lacking)) < MIN_SOURCES:
             return None
-        with_cue, without_cue = (usable.take(pa.array(rows)) for rows in chosen)
+        with_cue = usable.take(pa.array(having[:MAX_OUTLINED]))
+        without_cue = usable.take(pa.array(np.sort(lacking[:MAX_SOURCES])))
         return Sources(self._surely_outlined(with_cue), self.lacking_cue(without_cue))
 
     def context(
@@ -222,30 +223,49 @@ class SourceLoader:
     def _surely_outlined(self, rows: pa.Table) -> Scenes:
         """Up to MAX_SOURCES / 2 images with the cue whose objects are outlined surely.
 
-        An object is outlined twice: from the evidence away from the cue, and from the activity of
-        the layer once the cue is filled in with what surrounds it. Where both outlines agree on the
-        pixels without the cue, the object remains without the cue, and images are taken in which
-        the object covers least of the cue. Where too few agree, the cue is probably the object, or
-        a part of it: what the layer is active on, the cue included, counts as the object.
+        Of those that are, images are taken in which the object covers least of the cue. Where too
+        few are, the cue is probably the object, or a part of it: what the layer is active on, the
+        cue included, counts as the object.
+
+        Args:
+            rows: of concepts_schema, with maps; the cue is farthest from other evidence in the
+                first ones.
+        """
+        images, agreement = self._outline_without_cue(rows.slice(0, N_OUTLINED))
+        if SOME_SURE <= (agreement >= MIN_AGREEMENT).sum() < MIN_SURE and len(rows) > N_OUTLINED:
+            more, further = self._outline_without_cue(rows.slice(N_OUTLINED))
+            images, agreement = scenes.concatenate(images, more), torch.cat([agreement, further])
+        sure = (agreement >= MIN_AGREEMENT).nonzero()[:, 0]
+        if len(sure) >= MIN_SURE:
+            images = images.select(sure)
+            covered = (images.objects * images.presence).sum(dim=(1, 2, 3))
+            return images.select(covered.argsort(stable=True)[: MAX_SOURCES // 2])
+        surest = agreement.argsort(descending=True, stable=True)[: MAX_SOURCES // 2].cpu()
+        rows = rows.take(pa.array(surest.numpy()))
+        images, annotated = self._outline_beside_cue(rows)
+        activity = self._maps(rows, "activity", images.pixels)
+        whole = scenes.outline(images.pixels.byte(), activity, annotated)
+        return replace(images, objects=torch.maximum(images.objects, whole))
+
+    def _outline_without_cue(self, rows: pa.Table) -> tuple[Scenes, Tensor]:
+        """Outline objects twice: beside the cue, and once the cue is filled in.
+
+        The second outline is taken from the activity of the layer on the image whose cue is
+        replaced by what surrounds it. Where both agree on the pixels without the cue, the object
+        remains without the cue; where they do not, the cue is probably the object.
+
+        Returns:
+            Images whose objects are the union of both outlines, and the agreement (n,) of the
+            outlines, as intersection over union.
         """
         images, annotated = self._outline_beside_cue(rows)
         without_cue = transfers.to_uint8(
             transfers.fill_holes(images.pixels, images.presence > MIN_PRESENCE)
         )
-        remaining = self.model.activations(without_cue).float().square().sum(dim=1)
-        beside, alone = images.objects, scenes.outline(without_cue, remaining, annotated)
+        activity = self.model.activations(without_cue).float().square().sum(dim=1)
+        beside, alone = images.objects, scenes.outline(without_cue, activity, annotated)
         agreement = _agreement(beside, alone, images.presence < scenes.COVERING_PRESENCE)
-        sure = (agreement >= MIN_AGREEMENT).nonzero()[:, 0]
-        if len(sure) >= MIN_SURE:
-            objects = torch.maximum(beside, alone)[sure]
-            covered = (objects * images.presence[sure]).sum(dim=(1, 2, 3))
-            least = covered.argsort(stable=True)[: MAX_SOURCES // 2]
-            return replace(images.select(sure[least]), objects=objects[least])
-        surest = agreement.argsort(descending=True, stable=True)[: MAX_SOURCES // 2]
-        images = images.select(surest)
-        activity = self._maps(rows.take(pa.array(surest.cpu().numpy())), "activity", surest)
-        whole = scenes.outline(images.pixels.byte(), activity, annotated[surest])
-        return replace(images, objects=torch.maximum(images.objects, whole))
+        return replace(images, objects=torch.maximum(beside, alone)), agreement
 
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])

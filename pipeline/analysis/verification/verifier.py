@@ -43,9 +43,9 @@ REMOVAL, REPEAT, CONTEXT_KEY = 1_000_001, 1_000_002, 1_000_003
 """Seeds of further draws for a candidate, beyond all numbers of random divisions."""
 OUTSIDE = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
 """Names of the interventions that can confirm a shortcut."""
-CONTEXT_CHANGES = ("background",)
-"""Names of the interventions on the context of a class. Statistics of it are those of its objects,
-too, and every class has its own objects."""
+CONTEXT_CHANGES = ("background", "colour", "compression", "resolution", "noise")
+"""Names of the interventions on the context of a class. Other statistics of the whole picture are
+those of its objects, too, and every class has its own objects."""
 
 Concepts = Callable[[str], pa.Table]
 """From a candidate's id to its rows of concepts_schema."""

@@ -12,6 +12,7 @@ NAMES = {
     "colour": ("the colours of the whole image", "these colours"),
     "lighting": ("the layout of light and dark areas", "this lighting"),
     "compression": ("the JPEG compression of the image", "this compression"),
+    "resolution": ("the low resolution of the image", "this resolution"),
     "noise": ("the noise of the image", "this noise"),
     "texture": ("the fine structure of the whole image", "this structure"),
     "sharpness": ("the sharpness of the whole image", "this sharpness"),
