@@ -28,13 +28,20 @@ from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
 
 CONCEPT = "concept"
 """Kind of a candidate that comes from the concepts of the target layer."""
+COMMON = "common"
+"""Kind of a candidate that is one concept of a class, which all its images have and others lack: a
+cue of all images does not divide the class."""
 CONTEXT = "context"
-"""Kind of the candidate of a class that is all that surrounds its objects. It finds cues that all
-images of a class have: these do not divide the class."""
+"""Kind of the candidate of a class that is all that surrounds its objects, for such cues, too."""
 METADATA = "metadata"
 """Kind of a candidate that comes from a metadata column; no intervention tests it."""
 MIN_IMAGES = 16
 """Fewest images that are labelled or predicted as a class; a smaller class has no candidates."""
+MAX_COMMON = 2
+"""Most common concepts of a class."""
+MIN_COMMON_AUC, MIN_COMMON_SHARE = 0.97, 0.15
+"""Least area under the ROC curve by which the strength of a common concept tells a class from
+others, and least share of all contributions."""
 MAX_WITHOUT = 64
 """Most images without the cue whose maps are kept for interventions."""
 
@@ -74,8 +81,8 @@ def find_candidates(
         seed: seed of the concepts and of the choice of source images.
 
     Yields:
-        A row of CANDIDATES, and the rows of concepts_schema of its images. The last one is that of
-        the context.
+        A row of CANDIDATES, and the rows of concepts_schema of its images: the divisions of the
+        class, its common concepts, and its context.
     """
     concepts = Concepts.fit(images.evidence.activations, seed)
     maps = concepts.maps(images.evidence.activations, images.evidence.gradients)
@@ -83,12 +90,13 @@ def find_candidates(
         others.sample.predicted != images.class_index
     )
     other = others.sample.select(outside)
-    other_features = divisions.summarise(concepts.strength(others.activations[outside.tolist()]))
+    elsewhere = concepts.strength(others.activations[outside.tolist()])
+    other_features = divisions.summarise(elsewhere)
     of_class = images.sample.own == images.class_index
     found = divisions.find_divisions(maps, of_class, other_features)
     rng = np.random.default_rng((seed, images.class_index))
     for number, division in enumerate(found, start=1):
-        elsewhere = other_features @ division.direction > division.threshold
+        has_cue = other_features @ division.direction > division.threshold
         row = {
             "class_index": images.class_index,
             "class_name": images.name,
@@ -100,29 +108,80 @@ def find_candidates(
             "contribution": division.contribution,
             "donor_index": images.sample.index[division.with_cue].tolist(),
             "without_index": images.sample.index[division.without_cue].tolist(),
-            "groups": _group_table(images.sample, of_class, division.has_cue, other, elsewhere),
+            "groups": _group_table(images.sample, of_class, division.has_cue, other, has_cue),
         }
         complete = _complete(row)
         yield complete, _concept_rows(complete["candidate_id"], images, maps, division, rng)
-    if (images.sample.predicted == images.class_index).sum() >= MIN_IMAGES:
-        yield _context_of(images)
-
-
-def _context_of(images: ClassImages) -> tuple[Row, pa.Table]:
-    """The candidate of the context of a class: it has no concepts, and all images have it."""
     is_predicted = images.sample.predicted == images.class_index
-    row = _complete(
+    if is_predicted.sum() < MIN_IMAGES:
+        return
+    for concept in _common_concepts(maps, is_predicted, elsewhere):
+        place = f"concept {concept + 1}"
+        row = _of_whole_class(images, COMMON, place, "a concept that all images of the class have")
+        yield row, _rows_of_common(row["candidate_id"], images, maps, concept)
+    row = _of_whole_class(images, CONTEXT, CONTEXT, "what surrounds the objects of the class")
+    yield row, _rows_of_context(row["candidate_id"], images)
+
+
+def _common_concepts(maps: ConceptMaps, is_predicted: Bools, elsewhere: Floats) -> list[int]:
+    """Numbers of the concepts that tell a class from others, the largest contributions first.
+
+    Args:
+        maps: concepts of n images.
+        is_predicted: (n,) whether an image is predicted as the class.
+        elsewhere: (m, h, w, k) strengths of the concepts in images of other classes.
+    """
+    if not len(elsewhere):
+        return []
+    strengths = np.concatenate([maps.strength[is_predicted], elsewhere]).mean(axis=(1, 2))
+    truth = np.arange(len(strengths)) < is_predicted.sum()
+    aucs = divisions.areas_under_roc(strengths, truth)
+    contributions = maps.contribution[is_predicted].sum(axis=(1, 2)).mean(axis=0)
+    shares = contributions / max(float(contributions.sum()), divisions.TINY)
+    ordered = np.argsort(-contributions, kind="stable")
+    fitting = (aucs >= MIN_COMMON_AUC) & (shares >= MIN_COMMON_SHARE)
+    return [int(concept) for concept in ordered if fitting[concept]][:MAX_COMMON]
+
+
+def _of_whole_class(images: ClassImages, kind: str, place: str, raised_by: str) -> Row:
+    """Row of CANDIDATES of a possible cue that all images predicted as a class have."""
+    is_predicted = images.sample.predicted == images.class_index
+    return _complete(
         {
             "class_index": images.class_index,
             "class_name": images.name,
-            "kind": CONTEXT,
-            "probe": CONTEXT,
-            "place": "context",
-            "raised_by": "what surrounds the objects of the class",
+            "kind": kind,
+            "probe": kind,
+            "place": place,
+            "raised_by": raised_by,
             "donor_index": images.sample.index[is_predicted].tolist(),
             "without_index": [],
         }
     )
+
+
+def _rows_of_common(
+    identifier: str, images: ClassImages, maps: ConceptMaps, concept: int
+) -> pa.Table:
+    """Rows of concepts_schema of a common concept."""
+    is_predicted = images.sample.predicted == images.class_index
+    positive = np.maximum(maps.contribution, 0)
+    strength, evidence = maps.strength[..., concept], positive[..., concept]
+    columns = {
+        "has_cue": is_predicted,
+        "score": strength.mean(axis=(1, 2)),
+        "contribution": maps.contribution[..., concept].sum(axis=(1, 2)),
+        "presence": _quantise(strength, is_predicted),
+        "evidence": _quantise(evidence, is_predicted),
+        "other_evidence": _quantise(positive.sum(axis=3) - evidence, is_predicted),
+        "activity": _quantise(images.evidence.energy.cpu().numpy(), is_predicted),
+    }
+    return _to_table(identifier, images, columns)
+
+
+def _rows_of_context(identifier: str, images: ClassImages) -> pa.Table:
+    """Rows of concepts_schema of the context of a class, which has no concepts."""
+    is_predicted = images.sample.predicted == images.class_index
     energy = images.evidence.energy.cpu().numpy()
     activity = _quantise(energy, is_predicted)
     nothing = np.zeros(len(is_predicted), np.float32)
@@ -136,7 +195,7 @@ def _context_of(images: ClassImages) -> tuple[Row, pa.Table]:
         "other_evidence": activity,
         "activity": activity,
     }
-    return row, _to_table(row["candidate_id"], images, columns)
+    return _to_table(identifier, images, columns)
 
 
 def candidate_of_association(found: Association, n_tests: int, name: str) -> Row:

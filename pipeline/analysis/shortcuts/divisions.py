@@ -231,13 +231,13 @@ def _weights(maps: ConceptMaps, with_cue: Bools, of_class: Bools) -> Floats:
     strengths, truth = maps.strength[of_class], with_cue[of_class]
     means = strengths.mean(axis=(1, 2))
     largest = strengths.max(axis=(1, 2))
-    aucs = np.maximum(_aucs(means, truth), _aucs(largest, truth))
+    aucs = np.maximum(areas_under_roc(means, truth), areas_under_roc(largest, truth))
     remaining = means[~truth].mean(axis=0) / np.maximum(means[truth].mean(axis=0), TINY)
     reliable = np.clip(2 * aucs - 1, 0, 1) ** 2
     return np.asarray(reliable * np.clip(1 - remaining, 0, 1), np.float32)
 
 
-def _aucs(values: Floats, truth: Bools) -> NDArray[np.float64]:
+def areas_under_roc(values: Floats, truth: Bools) -> NDArray[np.float64]:
     """Areas under the ROC curve (k,) of columns (n, k), by ranks; sklearn's takes them singly."""
     n_true, n_false = truth.sum(), (~truth).sum()
     rank_sums = stats.rankdata(values, axis=0)[truth].sum(axis=0)

@@ -14,6 +14,7 @@ from pipeline.analysis.audited_model import AuditedModel, Ints
 from pipeline.analysis.interventions import scenes, transfers
 from pipeline.analysis.interventions.catalogue import MIN_PRESENCE
 from pipeline.analysis.interventions.scenes import Scenes
+from pipeline.analysis.shortcuts.candidates import CONTEXT
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.storage import arrays
 from pipeline.storage.schema import Row
@@ -28,6 +29,8 @@ N_OUTLINED, MAX_OUTLINED = 32, 64
 """Images with a cue that are outlined first, and in all if a few of these are sure."""
 SOME_SURE, MIN_SURE = 2, 8
 """Surely outlined images from which more are outlined, and fewest to which they are reduced."""
+SURE_SHARE = 1 / 4
+"""Share of few images that takes the place of MIN_SURE."""
 MIN_AGREEMENT = 0.7
 """Intersection over union of two outlines from which they are said to agree."""
 SCREENING, TEST = 0, 1
@@ -155,27 +158,35 @@ class SourceLoader:
         )
         if min(len(having), len(lacking)) < MIN_SOURCES:
             return None
-        with_cue = usable.take(pa.array(having[:MAX_OUTLINED]))
+        rows = usable.take(pa.array(having[:MAX_OUTLINED]))
+        with_cue = self._outlined_beside_cue(rows) or self._outlined_with_cue(rows)
         without_cue = usable.take(pa.array(np.sort(lacking[:MAX_SOURCES])))
-        return Sources(self._surely_outlined(with_cue), self.lacking_cue(without_cue))
+        return Sources(with_cue, self.lacking_cue(without_cue))
 
-    def context(
-        self, concepts: pa.Table, without_cue: Scenes, half: int, seed: int
+    def whole_class(
+        self, candidate: Row, concepts: pa.Table, without_cue: Scenes, half: int, seed: int
     ) -> Sources | None:
-        """Load one half of the images of a class, whose context is compared with that of others.
+        """Load one half of the images of a class, which are compared with those of other classes.
+
+        None is returned where a group has fewer than MIN_SOURCES images, and for a concept that
+        cannot be separated from the object.
 
         Args:
-            concepts: rows of concepts_schema of a candidate of kind "context".
+            candidate: row of CANDIDATES of kind "common" or "context".
+            concepts: its rows of concepts_schema.
             without_cue: images of other classes.
             half: SCREENING or TEST.
             seed: seed of the division into halves.
         """
         usable = has_maps(concepts)
-        order = np.random.default_rng(seed).permutation(len(usable))
-        own = np.sort(order[half::2][: MAX_SOURCES // 2])
-        if min(len(own), len(without_cue)) < MIN_SOURCES:
+        order = np.random.default_rng(seed).permutation(len(usable))[half::2]
+        if min(len(order), len(without_cue)) < MIN_SOURCES:
             return None
-        return Sources(self.lacking_cue(usable.take(pa.array(own))), without_cue)
+        if candidate["kind"] == CONTEXT:
+            own = usable.take(pa.array(np.sort(order[: MAX_SOURCES // 2])))
+            return Sources(self.lacking_cue(own), without_cue)
+        with_cue = self._outlined_beside_cue(usable.take(pa.array(order[:MAX_OUTLINED])))
+        return Sources(with_cue, without_cue) if with_cue is not None else None
 
     def having_cue(self, rows: pa.Table) -> Scenes:
         """Load images with a cue beside the object, outlined by the evidence away from the cue.
@@ -220,28 +231,34 @@ class SourceLoader:
         )
         return images, annotated
 
-    def _surely_outlined(self, rows: pa.Table) -> Scenes:
-        """Up to MAX_SOURCES / 2 images with the cue whose objects are outlined surely.
+    def _outlined_beside_cue(self, rows: pa.Table) -> Scenes | None:
+        """Up to MAX_SOURCES / 2 images with a cue that is beside the object; None for too few.
 
-        Of those that are, images are taken in which the object covers least of the cue. Where too
-        few are, the cue is probably the object, or a part of it: what the layer is active on, the
-        cue included, counts as the object.
+        Of those whose objects are outlined surely, images are taken in which the object covers
+        least of the cue. Where too few are, the cue is probably the object, or a part of it.
 
         Args:
-            rows: of concepts_schema, with maps; the cue is farthest from other evidence in the
-                first ones.
+            rows: of concepts_schema, with maps; the first ones are outlined first.
         """
         images, agreement = self._outline_without_cue(rows.slice(0, N_OUTLINED))
-        if SOME_SURE <= (agreement >= MIN_AGREEMENT).sum() < MIN_SURE and len(rows) > N_OUTLINED:
+        n_sure = (agreement >= MIN_AGREEMENT).sum()
+        if SOME_SURE <= n_sure < MIN_SURE and len(rows) > N_OUTLINED:
             more, further = self._outline_without_cue(rows.slice(N_OUTLINED))
             images, agreement = scenes.concatenate(images, more), torch.cat([agreement, further])
         sure = (agreement >= MIN_AGREEMENT).nonzero()[:, 0]
-        if len(sure) >= MIN_SURE:
-            images = images.select(sure)
-            covered = (images.objects * images.presence).sum(dim=(1, 2, 3))
-            return images.select(covered.argsort(stable=True)[: MAX_SOURCES // 2])
-        surest = agreement.argsort(descending=True, stable=True)[: MAX_SOURCES // 2].cpu()
-        rows = rows.take(pa.array(surest.numpy()))
+        if len(sure) < min(MIN_SURE, max(MIN_SOURCES, SURE_SHARE * len(rows))):
+            return None
+        images = images.select(sure)
+        covered = (images.objects * images.presence).sum(dim=(1, 2, 3))
+        return images.select(covered.argsort(stable=True)[: MAX_SOURCES // 2])
+
+    def _outlined_with_cue(self, rows: pa.Table) -> Scenes:
+        """MAX_SOURCES / 2 images whose objects are all that the layer is active on, with the cue.
+
+        Args:
+            rows: of concepts_schema, with maps.
+        """
+        rows = rows.slice(0, MAX_SOURCES // 2)
         images, annotated = self._outline_beside_cue(rows)
         activity = self._maps(rows, "activity", images.pixels)
         whole = scenes.outline(images.pixels.byte(), activity, annotated)

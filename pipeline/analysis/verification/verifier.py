@@ -14,7 +14,7 @@ from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
 from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts.candidates import CONCEPT, CONTEXT
+from pipeline.analysis.shortcuts.candidates import COMMON, CONCEPT, CONTEXT
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.findings import Finding
@@ -39,10 +39,12 @@ MIN_NEW_IMAGES = 6
 MIN_RECIPIENTS = 8
 """Fewest recipients of a repeated test."""
 
-REMOVAL, REPEAT, CONTEXT_KEY = 1_000_001, 1_000_002, 1_000_003
+REMOVAL, REPEAT, WHOLE_CLASS = 1_000_001, 1_000_002, 1_000_003
 """Seeds of further draws for a candidate, beyond all numbers of random divisions."""
 OUTSIDE = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
 """Names of the interventions that can confirm a shortcut."""
+COMMON_CHANGES = ("region", "background")
+"""Names of the interventions on a concept that all images of a class have."""
 CONTEXT_CHANGES = ("background", "colour", "compression", "resolution", "noise")
 """Names of the interventions on the context of a class. Other statistics of the whole picture are
 those of its objects, too, and every class has its own objects."""
@@ -165,13 +167,13 @@ class Verifier:
     def _load(self, tested: TestedCandidate, half: int) -> Sources | None:
         """Load one half of the source images of a candidate, the same ones each time.
 
-        The context of a class is compared with that of other classes; images of these that are no
-        recipients of the half are the sources without the cue.
+        A cue that all images of a class have is compared with images of other classes; those that
+        are no recipients of the half are the sources without the cue.
         """
         concepts = self.concepts(tested.candidate["candidate_id"])
-        if tested.candidate["kind"] == CONTEXT:
+        if tested.candidate["kind"] in (COMMON, CONTEXT):
             elsewhere = self.pool.of_other_classes(tested.class_index, 1 - half)
-            return self.loader.context(concepts, elsewhere, half, self.seed)
+            return self.loader.whole_class(tested.candidate, concepts, elsewhere, half, self.seed)
         return self.loader.sources(tested.candidate, concepts, half, self.seed)
 
     def _tested_sources(self, tested: TestedCandidate) -> Sources:
@@ -182,7 +184,7 @@ class Verifier:
 
     def _test_class(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
         """Test the candidates of a class, the most promising first."""
-        context = [row for row in rows if row["kind"] == CONTEXT]
+        whole_class = [row for row in rows if row["kind"] in (COMMON, CONTEXT)]
         concepts = [row for row in rows if row["kind"] == CONCEPT]
         ordered = sorted(concepts, key=lambda row: -row["statistic"] * row["contribution"])
         explained: set[int] = set()
@@ -200,15 +202,21 @@ class Verifier:
             if self._claimed([tested]):
                 explained.update(row["donor_index"])
             yield tested
-        for row in context:
-            tested = TestedCandidate(row, (row["class_index"], CONTEXT_KEY))
+        for position, row in enumerate(whole_class):
+            tested = TestedCandidate(row, (row["class_index"], WHOLE_CLASS, position))
             if explained:
-                tested.reason = "the context contains the cue of another finding"
-            else:
-                load = cache(partial(self._load, tested))
-                self.tester.test(tested, load, CONTEXT_CHANGES)
-                if not ordered:
-                    self._test_at_random(tested, load, n_null, CONTEXT_CHANGES)
+                tested.reason = "all images have the cue of another finding of the class"
+                yield tested
+                continue
+            names = COMMON_CHANGES if row["kind"] == COMMON else CONTEXT_CHANGES
+            load = cache(partial(self._load, tested))
+            self.tester.test(tested, load, names)
+            if row["kind"] == COMMON and not tested.screened:
+                tested.reason = "the concept cannot be told from the object"
+            if not ordered and row["kind"] == CONTEXT:
+                self._test_at_random(tested, load, n_null, names)
+            if self._claimed([tested]):
+                explained.update(row["donor_index"])
             yield tested
 
     def _test_at_random(
