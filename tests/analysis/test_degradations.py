@@ -144,3 +144,21 @@ def test_the_noise_of_left_out_pixels_does_not_count() -> None:
     level = degradations.noise_levels(noisy, weights)
     assert level.max().item() < 4
     assert degradations.noise_levels(noisy, torch.zeros_like(weights)).max().item() == 0
+
+
+def test_images_that_show_a_trace_are_told() -> None:
+    plain, noisy = detailed(4, 64), detailed(4, 64) + 30 * torch.randn(4, 3, 64, 64)
+    small = enlarged(detailed(4, 64), 26, Image.Resampling.BICUBIC)
+    assert degradations.are_compressed(torch.cat([plain, compressed(plain, 20)])).tolist() == [
+        *(4 * [False]),
+        *(4 * [True]),
+    ]
+    assert degradations.are_enlarged(torch.cat([plain, small])).tolist() == [
+        *(4 * [False]),
+        *(4 * [True]),
+    ]
+    smooth = torch.nn.functional.avg_pool2d(plain, 5, 1, 2)
+    assert degradations.are_noisy(torch.cat([smooth, noisy])).tolist() == [
+        *(4 * [False]),
+        *(4 * [True]),
+    ]

@@ -524,11 +524,37 @@ def test_a_cue_that_is_the_object_belongs_to_it(monkeypatch: pytest.MonkeyPatch)
 def test_the_reliance_on_a_cue_that_cannot_be_removed_is_estimated() -> None:
     """Two classes: the margin is the log-odds, and the contribution is taken from it."""
     rows = pa.table({"index": [4, 7], "margin": [2.0, 1.0], "contribution": [2.0, -1.0]})
-    removal = reliance.estimate_reliance(rows)
+    removal = reliance.estimate_reliance(rows, 0.5)
     before, after = 1 / (1 + np.exp(-2.0)), 0.5
     np.testing.assert_allclose(removal.reliance, [1 - after / before, 0])
     assert removal.index.tolist() == [4, 7]
     assert removal.flipped is None
+
+
+@pytest.mark.parametrize("gain", [0.2, 0.7])
+def test_the_reliance_on_a_cue_without_concepts_is_on_average_its_gain(gain: float) -> None:
+    """The images with the smallest margin lose most."""
+    margin = np.linspace(0, 6, 9)
+    rows = pa.table({"index": range(9), "margin": margin, "contribution": np.zeros(9)})
+    found = reliance.estimate_reliance(rows, gain).reliance
+    assert found.mean() == pytest.approx(gain, abs=1e-3)
+    assert (np.diff(found) < 0).all()
+    everything = reliance.estimate_reliance(rows, 1.0).reliance
+    np.testing.assert_allclose(everything, 1, atol=1e-6)
+
+
+def test_images_with_a_cue_that_cannot_be_removed_show_its_trace() -> None:
+    model = make_model()
+    _, concepts = found_candidates(model)
+    verification = verification_of(model, concepts)
+    own = concepts.filter(pc.is_in(concepts["index"], pa.array([80, 95, 110]))).slice(0, 3)
+
+    def trace(pixels: Tensor) -> np.ndarray[Any, Any]:
+        return np.array([bool((image[:, -1, 0] == torch.tensor(CUE)).all()) for image in pixels])
+
+    assert verification._showing(own, trace)["index"].to_pylist() == [80, 95]
+    nothing = verification._showing(own, lambda pixels: np.zeros(len(pixels), bool))
+    assert nothing.equals(own.filter(own["has_cue"]))
 
 
 def test_a_candidate_with_too_few_images_is_not_tested() -> None:

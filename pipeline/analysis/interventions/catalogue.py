@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.analysis.interventions import degradations, transfers
@@ -21,13 +23,12 @@ MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 """Presence of the concepts from which a pixel is partly, and fully, transplanted."""
 MIN_EVIDENCE, FULL_EVIDENCE = 0.6, 0.7
 """The same of the evidence, for the part that holds the strongest evidence."""
-IRREVERSIBLE = ("compression", "resolution", "noise")
-"""Names of the interventions that destroy information of a picture."""
-
 MaskMaker = Callable[[Scenes, Scenes], Tensor]
 """From images with and without the cue to the share (n, 1, H, W) of each pixel that is changed."""
 Change = Callable[[Scenes, Scenes, Tensor], Tensor]
 """From recipients, sources and that share to changed pixels (n, 3, H, W)."""
+Trace = Callable[[Tensor], NDArray[np.bool_]]
+"""From pixels (n, 3, H, W) to whether each image shows the trace of a change."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class Intervention:
         leaves_object_out: whether it transplants nothing of the sources' objects.
         mask: makes the share of each pixel that is changed.
         change: changes the recipients.
-        can_remove: whether the change can be undone: what a compression or noise destroyed cannot.
+        trace: tells which images show a change that destroys information, such as compression, and
+            cannot be undone; None for a change that can be.
     """
 
     name: str
     leaves_object_out: bool
     mask: MaskMaker
     change: Change
-    can_remove: bool = True
+    trace: Trace | None = None
 
     def apply(
         self, recipients: Scenes, with_cue: Scenes, without_cue: Scenes
@@ -141,15 +143,15 @@ INTERVENTIONS = {
                 leaves_object_out=True,
                 mask=_everywhere,
                 change=_transfer(function),
-                can_remove=name not in IRREVERSIBLE,
+                trace=trace,
             )
-            for name, function in (
-                ("colour", transfers.transfer_colour),
-                ("compression", degradations.transfer_compression),
-                ("resolution", degradations.transfer_resolution),
-                ("noise", degradations.transfer_noise),
-                ("texture", transfers.transfer_texture),
-                ("sharpness", transfers.transfer_sharpness),
+            for name, function, trace in (
+                ("colour", transfers.transfer_colour, None),
+                ("compression", degradations.transfer_compression, degradations.are_compressed),
+                ("resolution", degradations.transfer_resolution, degradations.are_enlarged),
+                ("noise", degradations.transfer_noise, degradations.are_noisy),
+                ("texture", transfers.transfer_texture, None),
+                ("sharpness", transfers.transfer_sharpness, None),
             )
         ),
         Intervention("lighting", leaves_object_out=True, mask=_everywhere, change=_change_lighting),

@@ -92,6 +92,22 @@ def transfer_noise(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
     return images + grain * added[..., None, None]
 
 
+def are_compressed(images: Tensor) -> NDArray[np.bool_]:
+    """Whether each image (n, 3, H, W) shows a compression, as `transfer_compression` finds it."""
+    return np.array([jpeg_quality(_to_array(image)) is not None for image in images], bool)
+
+
+def are_enlarged(images: Tensor) -> NDArray[np.bool_]:
+    """Whether each image (n, 3, H, W) was enlarged, as `transfer_resolution` finds it."""
+    return np.array([find_reduction(_to_array(image)) is not None for image in images], bool)
+
+
+def are_noisy(images: Tensor) -> NDArray[np.bool_]:
+    """Whether each image (n, 3, H, W) has noise, as `transfer_noise` finds it."""
+    levels = noise_levels(images, torch.ones_like(images[:, :1]))
+    return np.asarray((levels.amax(dim=1) >= MIN_NOISE).cpu())
+
+
 def jpeg_quality(image: NDArray[np.uint8], rise: float = RISE) -> int | None:
     """Estimate the JPEG quality of an image (H, W, 3); None if it was compressed little or not.
 

@@ -77,7 +77,7 @@ def illustrate(
     )
     added, _ = intervention.apply(others, with_cue, without_cue)
     examples = _examples(model, ADDED, others, added, with_cue, class_index)
-    if intervention.can_remove:
+    if intervention.trace is None:
         removed = intervention.remove(with_cue, without_cue)
         examples += _examples(model, REMOVED, with_cue, removed, without_cue, class_index)
     return examples

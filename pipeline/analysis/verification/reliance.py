@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from pipeline.analysis.audited_model import AuditedModel
@@ -16,6 +17,8 @@ from pipeline.analysis.interventions.scenes import Scenes
 
 RELIES = 0.2
 """Lost share of the probability from which an image relies on a statistic of the whole picture."""
+MUCH = 20.0
+"""Logits beyond the largest margin without which nothing of a prediction is left."""
 N_FILLERS = 2
 """Images without the cue whose content replaces the cue of each image, in turn."""
 
@@ -74,20 +77,39 @@ def remove_cue(
     )
 
 
-def estimate_reliance(rows: pa.Table) -> Removal:
+def estimate_reliance(rows: pa.Table, gain: float) -> Removal:
     """Estimate what images lose without a cue that cannot be removed from them.
 
     Without the contribution of the cue's concepts, the logit of the class is smaller by it, to
-    first order; the other logits stay.
+    first order; the other logits stay. Where no concept is known, the contribution is taken to be
+    the same in all images, and so large that the images lose on average what others gain.
 
     Args:
-        rows: of concepts_schema; the images of the class with the cue.
+        rows: of concepts_schema; the images of the class with the cue, at least one.
+        gain: of adding the cue to images of other classes, in (0, 1].
     """
     margin, contribution = (
         rows[name].to_numpy().astype(np.float64) for name in ("margin", "contribution")
     )
-    lost = 1 - expit(margin - contribution) / np.maximum(expit(margin), np.finfo(np.float64).tiny)
-    return Removal(rows["index"].to_numpy(), np.clip(lost, 0, 1), flipped=None)
+    if not contribution.any():
+        contribution = np.full_like(margin, _contribution_of_loss(margin, gain))
+    return Removal(rows["index"].to_numpy(), _lost(margin, contribution), flipped=None)
+
+
+def _lost(margin: NDArray[np.float64], contribution: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share (n,) in [0, 1] of the probability that is lost with a part of the margin."""
+    before = np.maximum(expit(margin), np.finfo(np.float64).tiny)
+    return np.asarray(np.clip(1 - expit(margin - contribution) / before, 0, 1))
+
+
+def _contribution_of_loss(margin: NDArray[np.float64], loss: float) -> float:
+    """The contribution whose removal from all images costs a mean share of their probability."""
+
+    def excess(contribution: float) -> float:
+        return float(_lost(margin, np.full_like(margin, contribution)).mean()) - loss
+
+    most = float(margin.max()) + MUCH
+    return float(brentq(excess, 0.0, most)) if excess(0.0) < 0 < excess(most) else most
 
 
 def join(removals: list[Removal]) -> Removal:

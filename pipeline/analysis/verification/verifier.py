@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention, Trace
 from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.shortcuts.candidates import COMMON, CONCEPT, CONTEXT
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
@@ -134,14 +134,16 @@ class Verifier:
         """Remove the cue from the images that are predicted as the class.
 
         A statistic of the whole picture is replaced by that of images of other classes, in all
-        images of the class: groups do not divide it sharply. Content is replaced by that of images
+        images of the class: groups do not divide it sharply. What cannot be removed is estimated in
+        the images that show its trace. Content is replaced by that of images
         of the class without the cue, so that a removal does not add another object.
         """
         tested = decision.tested
         rows = self.concepts(tested.candidate["candidate_id"])
         rows = rows.filter(pc.equal(rows["pred_index"], tested.class_index))
-        if not INTERVENTIONS[decision.intervention].can_remove:
-            return reliance.estimate_reliance(rows.filter(rows["has_cue"]))
+        trace = INTERVENTIONS[decision.intervention].trace
+        if trace is not None:
+            return reliance.estimate_reliance(self._showing(rows, trace), decision.gain)
         is_statistic = decision.intervention in STATISTICS
         if not is_statistic:
             rows = image_pool.has_maps(rows.filter(rows["has_cue"]))
@@ -163,6 +165,14 @@ class Verifier:
             return removal
         has_cue = rows["has_cue"].to_numpy(zero_copy_only=False)
         return removal.select(has_cue | (removal.reliance >= reliance.RELIES))
+
+    def _showing(self, rows: pa.Table, trace: Trace) -> pa.Table:
+        """The rows of images that show the trace of a change; those with the cue if none does."""
+        index = rows["index"].to_numpy()
+        parts = np.split(index, range(image_pool.MAX_SOURCES, len(index), image_pool.MAX_SOURCES))
+        shown = [trace(self.model.load_images(part)[0].float()) for part in parts]
+        found = rows.filter(pa.array(np.concatenate(shown)))
+        return found if len(found) else rows.filter(rows["has_cue"])
 
     def _load(self, tested: TestedCandidate, half: int) -> Sources | None:
         """Load one half of the source images of a candidate, the same ones each time.
