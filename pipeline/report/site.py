@@ -291,7 +291,8 @@ class Site:
             f"A cue can be found only if at least {MIN_SHARE:.0%} of the images of its class have "
             f"it and at least {MIN_GROUP} sampled images ({MIN_GROUP_OF_FEW} in a class of few "
             f"images) lack it, and if adding it flips {limits.min_effect:.0%} of other images. Of "
-            "the cues that all images of a class have, only those in the surroundings of the "
-            "object are found. The absence of something, the size of the object, and a cue that "
-            "flips images when it is removed but not when it is added, are not found."
+            "the cues that all images of a class have, only those beside the object and traces of "
+            "how the images were recorded are found. The absence of something, the size of the "
+            "object, and a cue that flips images when it is removed but not when it is added, are "
+            "not found."
         )
