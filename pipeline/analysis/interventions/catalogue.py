@@ -116,11 +116,14 @@ def _transfer(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
     return change
 
 
-def _change_lighting(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
-    outside = 1 - torch.maximum(sources.objects, sources.active)
-    return transfers.transfer_lighting(
-        recipients.pixels, sources.pixels, outside, 1 - recipients.objects
-    )
+def _transfer_outside(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Change:
+    """A transfer that leaves the recipients' objects out, too."""
+
+    def change(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
+        outside = 1 - torch.maximum(sources.objects, sources.active)
+        return function(recipients.pixels, sources.pixels, outside, 1 - recipients.objects)
+
+    return change
 
 
 def _recolour_object(recipients: Scenes, sources: Scenes, _mask: Tensor) -> Tensor:
@@ -142,19 +145,27 @@ INTERVENTIONS = {
                 name,
                 leaves_object_out=True,
                 mask=_everywhere,
-                change=_transfer(function),
+                change=change,
                 trace=trace,
             )
-            for name, function, trace in (
-                ("colour", transfers.transfer_colour, None),
-                ("compression", degradations.transfer_compression, degradations.are_compressed),
-                ("resolution", degradations.transfer_resolution, degradations.are_enlarged),
-                ("noise", degradations.transfer_noise, degradations.are_noisy),
-                ("texture", transfers.transfer_texture, None),
-                ("sharpness", transfers.transfer_sharpness, None),
+            for name, change, trace in (
+                ("colour", _transfer(transfers.transfer_colour), None),
+                (
+                    "compression",
+                    _transfer(degradations.transfer_compression),
+                    degradations.are_compressed,
+                ),
+                (
+                    "resolution",
+                    _transfer(degradations.transfer_resolution),
+                    degradations.are_enlarged,
+                ),
+                ("noise", _transfer(degradations.transfer_noise), degradations.are_noisy),
+                ("texture", _transfer_outside(transfers.transfer_texture), None),
+                ("sharpness", _transfer(transfers.transfer_sharpness), None),
+                ("lighting", _transfer_outside(transfers.transfer_lighting), None),
             )
         ),
-        Intervention("lighting", leaves_object_out=True, mask=_everywhere, change=_change_lighting),
         Intervention("part", leaves_object_out=False, mask=_strongest_part, change=_paste),
         Intervention(
             "object colour", leaves_object_out=False, mask=_everywhere, change=_recolour_object

@@ -29,6 +29,9 @@ OCTAVES = (1.0, 2.0, 4.0)
 MIN_STRENGTH = 0.5
 """Standard deviation, in grey levels, below which a band holds rounding errors only; it bounds the
 amplification of a band."""
+MIN_SHARE = 0.02
+"""Share of the coarsest band below which a band holds rounding errors only."""
+TINY = 1e-9
 MIN_VARIANCE = 4.0
 """Variance added to every direction of colour, in squared grey levels, for the same reason."""
 BLOCK = 8
@@ -87,21 +90,31 @@ def transfer_lighting(
     return (images + DARK) * change.exp() - DARK
 
 
-def transfer_texture(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
-    """Give images the sources' distribution of fine structure: sharpness, noise, compression.
+def transfer_texture(
+    images: Tensor, sources: Tensor, weights: Tensor, own_weights: Tensor | None = None
+) -> Tensor:
+    """Give images the sources' distribution of fine structure.
 
     In each frequency of the block cosine transform, the image's coefficients are replaced by the
     source's of the same rank. Their order over the blocks and the means of the blocks stay.
+
+    Args:
+        images, sources, weights: as in the module.
+        own_weights: (n, 1, H, W), the pixels of the images whose structure is replaced; all by
+            default. The structure of a background would take an object's contours away.
     """
     height, width = (side // BLOCK * BLOCK for side in images.shape[2:])
     own, others = (_dct(every[..., :height, :width]) for every in (images, sources))
-    used = F.avg_pool2d(weights[..., :height, :width], BLOCK).flatten(1) > MIN_BLOCK_WEIGHT
-    used = used | (used.sum(dim=1, keepdim=True) < MIN_BLOCKS)
-    n_used, n_blocks = used.sum(dim=1)[:, None, None, None], used.shape[1]
+    used = _blocks_of(weights[..., :height, :width])
+    replaced = torch.ones_like(used)
+    if own_weights is not None:
+        replaced = _blocks_of(own_weights[..., :height, :width])
+    n_used, n_replaced = (each.sum(dim=1)[:, None, None, None] for each in (used, replaced))
     ordered = others.masked_fill(~used[:, None, None], torch.inf).sort(dim=-1).values
-    rank = own.argsort(dim=-1).argsort(dim=-1)
-    place = torch.div((2 * rank + 1) * n_used, 2 * n_blocks, rounding_mode="floor")
-    matched = ordered.gather(-1, place)
+    rank = own.masked_fill(~replaced[:, None, None], torch.inf).argsort(dim=-1).argsort(dim=-1)
+    place = torch.div((2 * rank + 1) * n_used, 2 * n_replaced, rounding_mode="floor")
+    matched = ordered.gather(-1, place.clamp_max(ordered.shape[-1] - 1))
+    matched = torch.where(replaced[:, None, None], matched, own)
     matched[:, :, 0] = own[:, :, 0]
     result = images.clone()
     result[..., :height, :width] = _inverse_dct(matched, height, width)
@@ -109,19 +122,38 @@ def transfer_texture(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor
 
 
 def transfer_sharpness(images: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
-    """Give images the sources' strength of structure in each octave: blur, focus, grain.
+    """Give images the sources' share of fine structure: blur, focus, grain.
 
-    Each band of a Laplacian pyramid without subsampling (Burt and Adelson, "The Laplacian Pyramid
-    as a Compact Image Code", IEEE Trans. Communications 1983) is scaled to the standard deviation
-    of the source's band. The content of the bands and the blurred image below them stay.
+    The bands of a Laplacian pyramid without subsampling (Burt and Adelson, "The Laplacian Pyramid
+    as a Compact Image Code", IEEE Trans. Communications 1983) are scaled so that the standard
+    deviation of each, as a fraction of that of the coarsest band, is the source's. How much
+    structure there is stays, so that a smooth background does not blur an object. Where the
+    coarsest band of either image is empty, nothing is changed.
     """
     own, low = _laplacian_pyramid(images)
     others, _ = _laplacian_pyramid(sources)
-    everything = torch.ones_like(weights)
-    for band, other in zip(own, others, strict=True):
-        ratio = _strength(other, weights) / _strength(band, everything).clamp_min(MIN_STRENGTH)
-        low = low + band * ratio
+    shares, other_shares = (
+        _band_shares(own, torch.ones_like(weights)),
+        _band_shares(others, weights),
+    )
+    for band, share, other_share in zip(own, shares, other_shares, strict=True):
+        ratio = other_share / share.clamp_min(MIN_SHARE)
+        is_known = (share > 0) & (other_share > 0)
+        low = low + band * torch.where(is_known, ratio, 1.0)
     return low
+
+
+def _band_shares(bands: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Strengths (n, 1, 1, 1) of bands as fractions of that of the last one; 0 if that is empty."""
+    strengths = [
+        _strength(band, _away_from_objects(weights, round(2 * sigma)))
+        for band, sigma in zip(bands, OCTAVES, strict=False)
+    ]
+    is_empty = strengths[-1] < MIN_STRENGTH
+    return [
+        torch.where(is_empty, 0.0, strength.clamp_min(TINY) / strengths[-1].clamp_min(MIN_STRENGTH))
+        for strength in strengths
+    ]
 
 
 def fill_holes(images: Tensor, mask: Tensor) -> Tensor:
@@ -221,11 +253,26 @@ def _laplacian_pyramid(images: Tensor) -> tuple[list[Tensor], Tensor]:
     return [fine - coarse for fine, coarse in itertools.pairwise(blurred)], blurred[-1]
 
 
+def _away_from_objects(weights: Tensor, distance: int) -> Tensor:
+    """Weights (n, 1, H, W) of pixels at a distance from those without, which are blurred into them.
+
+    Where nothing is left of an image's weights, they stay.
+    """
+    away = 1 - F.max_pool2d(1 - weights, 2 * distance + 1, 1, distance)
+    return torch.where(away.sum(dim=(2, 3), keepdim=True) > 0, away, weights)
+
+
 def _strength(band: Tensor, weights: Tensor) -> Tensor:
     """Root mean square (n, 1, 1, 1) of a band, whose mean is 0, over the weighted pixels."""
     squares = (band.square() * weights).sum(dim=(1, 2, 3), keepdim=True)
     n_values = band.shape[1] * weights.sum(dim=(1, 2, 3), keepdim=True)
     return (squares / n_values.clamp_min(1)).sqrt()
+
+
+def _blocks_of(weights: Tensor) -> Tensor:
+    """Blocks (n, blocks) that are weighted; all of them where there are fewer than MIN_BLOCKS."""
+    weighted = F.avg_pool2d(weights, BLOCK).flatten(1) > MIN_BLOCK_WEIGHT
+    return weighted | (weighted.sum(dim=1, keepdim=True) < MIN_BLOCKS)
 
 
 def _basis(device: torch.device) -> Tensor:
