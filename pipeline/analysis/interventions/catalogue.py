@@ -149,7 +149,7 @@ INTERVENTIONS = {
                 trace=trace,
             )
             for name, change, trace in (
-                ("colour", _transfer(transfers.transfer_colour), None),
+                ("colour", _transfer_outside(transfers.transfer_colour), None),
                 (
                     "compression",
                     _transfer(degradations.transfer_compression),
