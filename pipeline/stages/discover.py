@@ -43,12 +43,12 @@ def run(config: Config, _journal: Journal) -> None:
     setup = run_folder.read_plan(folder, []).setup
     rows = run_folder.rows(folder, setup)
     parquet.write(class_table(rows, setup), folder.analysis("classes"))
-    found, tables = _find_candidates(config, setup, rows)
+    found: list[Row] = []
+    concepts = _concepts_of_candidates(config, setup, rows, found)
+    parquet.write_groups(concepts, concepts_schema(setup.grid), folder.analysis("concepts"))
     found += _metadata_candidates(config, setup, run_folder.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     parquet.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
-    schema = concepts_schema(setup.grid)
-    parquet.write(pa.concat_tables([schema.empty_table(), *tables]), folder.analysis("concepts"))
 
 
 def class_table(rows: Rows, setup: Setup) -> pa.Table:
@@ -139,18 +139,21 @@ def _as_table(
     return pa.Table.from_arrays(filled, schema=schema)
 
 
-def _find_candidates(config: Config, setup: Setup, rows: Rows) -> tuple[list[Row], list[pa.Table]]:
-    """Find the candidates of every class that has enough images, class by class."""
+def _concepts_of_candidates(
+    config: Config, setup: Setup, rows: Rows, found: list[Row]
+) -> Iterator[pa.Table]:
+    """Find the candidates of every class that has enough images, class by class.
+
+    Their rows are added to `found`. The tables, which are large, are made one after another.
+    """
     model = AuditedModel.load(config, setup)
     sample = class_sample.draw_sample(rows, config.analysis.sample_per_class, config.seed)
     if model.classifier.n_outputs < 2 or not len(sample.index):
-        return [], []
+        return
     rng = np.random.default_rng(config.seed)
     compared = sample.select(np.sort(rng.permutation(len(sample.index))[:MAX_OTHERS]))
     pixels, _ = model.load_images(compared.index)
     others = OtherImages(compared, model.activations(pixels))
-    found: list[Row] = []
-    tables: list[pa.Table] = []
     for class_index in np.unique(np.concatenate([sample.predicted, sample.own])).tolist():
         own = sample.images_of(
             class_index,
@@ -165,9 +168,8 @@ def _find_candidates(config: Config, setup: Setup, rows: Rows) -> tuple[list[Row
         )
         for row, table in candidates.find_candidates(images, others, config.seed):
             found.append(row)
-            tables.append(table)
+            yield table
     log.info("the search for candidates took the target layer of %d images", model.n_predicted)
-    return found, tables
 
 
 def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -> list[Row]:

@@ -23,7 +23,6 @@ import logging
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.shortcuts import class_sample
@@ -67,7 +66,7 @@ def run(config: Config, journal: Journal) -> None:
     testable = [row for row in candidates if row["kind"] != METADATA]
     sample = class_sample.draw_sample(images, config.analysis.sample_per_class, config.seed)
     if len(sample.index):
-        concepts = parquet.read(folder.analysis("concepts"))
+        concepts = parquet.RowGroups.open(folder.analysis("concepts"), "candidate_id")
         tables |= _verify(config, setup, images, sample, testable, concepts, journal)
     tables["findings"] += findings.findings_of_metadata(candidates)
     for name, schema in SCHEMAS.items():
@@ -80,7 +79,7 @@ def _verify(
     images: Rows,
     sample: ClassSample,
     candidates: list[Row],
-    concepts: pa.Table,
+    concepts: parquet.RowGroups,
     journal: Journal,
 ) -> dict[str, list[Row]]:
     """Test candidates, and build the rows of all tables; the heatmaps are checked in any case."""
@@ -88,14 +87,7 @@ def _verify(
     rng = np.random.default_rng(config.seed)
     pool = ImagePool.draw(model, sample, config.analysis.trials, rng)
     _check_heatmaps(model, pool, config, journal)
-    verification = Verifier(
-        model,
-        pool,
-        config.analysis,
-        setup.grid,
-        _rows_of_candidates(concepts).__getitem__,
-        config.seed,
-    )
+    verification = Verifier(model, pool, config.analysis, setup.grid, concepts.rows, config.seed)
     decisions = verification.run(candidates)
     found = [
         verification.describe(each, each.verdict) for each in decisions if each.verdict is not None
@@ -105,16 +97,6 @@ def _verify(
     return {
         **findings.build_tables(found, image_ids, setup.class_names),
         "trials": list(findings.trial_rows(decisions)),
-    }
-
-
-def _rows_of_candidates(concepts: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each candidate, which stand together, by its id; nothing is copied."""
-    runs = pc.run_end_encode(concepts["candidate_id"].combine_chunks())
-    ends = runs.run_ends.to_pylist()
-    return {
-        name: concepts.slice(start, end - start)
-        for name, start, end in zip(runs.values.to_pylist(), [0, *ends], ends, strict=False)
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError, NotFinished, one_line
@@ -24,33 +27,44 @@ def write(table: pa.Table, path: Path) -> None:
         DataError: the file reads back as another table.
         OSError: disk full, folder read-only, bucket out of reach; nothing is left behind.
     """
+    write_groups([table], table.schema, path)
+
+
+def write_groups(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+    """Commit a table whose parts are made one after another, each as a row group; see `write`."""
     if is_remote(path):
-        files.put(path, _file_content(table, path))
+        files.put(path, _file_content(tables, schema, path))
         return
     with atomic.drafted(path) as draft:
-        _write_parquet(table, draft)
+        keys = _write_parquet(tables, schema, draft)
         checksum.add_checksum(draft)
-        keys = table.column_names[:2]
-        if not read(draft, keys).equals(table.select(keys)):
+        if not read(draft, keys.column_names).equals(keys):
             raise DataError(f"{path}: what was written reads back as something else")
 
 
-def _file_content(table: pa.Table, path: Path) -> bytes:
+def _file_content(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> bytes:
     """The bytes of a table's file, read back and compared in memory."""
     made = pa.BufferOutputStream()
-    _write_parquet(table, made)
+    keys = _write_parquet(tables, schema, made)
     content = checksum.with_checksum(made.getvalue().to_pybytes())
-    keys = table.column_names[:2]
-    if not _parsed(content, path, keys).equals(table.select(keys)):
+    if not _parsed(content, path, keys.column_names).equals(keys):
         raise DataError(f"{path}: what was written reads back as something else")
     return content
 
 
-def _write_parquet(table: pa.Table, where: Path | pa.NativeFile) -> None:
-    stored = table.cast(stored_schema(table.schema))
-    pq.write_table(
-        stored, where, compression="zstd", write_page_checksum=True, **_encodings(stored.schema)
-    )
+def _write_parquet(
+    tables: Iterable[pa.Table], schema: pa.Schema, where: Path | pa.NativeFile
+) -> pa.Table:
+    """Write a file, and return its first two columns."""
+    stored, names = stored_schema(schema), schema.names[:2]
+    keys = [schema.empty_table().select(names)]
+    with pq.ParquetWriter(
+        where, stored, compression="zstd", write_page_checksum=True, **_encodings(stored)
+    ) as writer:
+        for table in tables:
+            writer.write_table(table.cast(stored))
+            keys.append(table.select(names))
+    return pa.concat_tables(keys)
 
 
 def _encodings(schema: pa.Schema) -> dict[str, object]:
@@ -99,6 +113,60 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return _parsed(file, path, columns)
 
 
+@dataclass(frozen=True)
+class RowGroups:
+    """A committed table that is read by the values of a column, so that it is not held whole.
+
+    Attributes:
+        file: the open file.
+        path: of the file.
+        key: name of the column.
+        groups: the row groups that hold each value of the column.
+    """
+
+    file: pq.ParquetFile
+    path: Path
+    key: str
+    groups: dict[str, list[int]]
+
+    @classmethod
+    def open(cls, path: Path, key: str) -> RowGroups:
+        """Open a table; its checksum is checked.
+
+        Args:
+            path: of the table.
+            key: a text column.
+
+        Raises:
+            NotFinished: the stage that writes the table has not run.
+            DataError: the file is damaged.
+        """
+        keys = read(path, [key])
+        file = _file(path)
+        source = pa.BufferReader(file) if isinstance(file, bytes) else file
+        opened = pq.ParquetFile(source, page_checksum_verification=True)
+        groups: dict[str, list[int]] = {}
+        start = 0
+        for number in range(opened.num_row_groups):
+            n_rows = opened.metadata.row_group(number).num_rows
+            for value in keys[0].slice(start, n_rows).unique().to_pylist():
+                groups.setdefault(value, []).append(number)
+            start += n_rows
+        return cls(opened, path, key, groups)
+
+    def rows(self, value: str) -> pa.Table:
+        """Read the rows with a value in the column.
+
+        Raises:
+            DataError: the file was damaged after it was opened.
+        """
+        try:
+            table = self.file.read_row_groups(self.groups[value])
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self.path, error) from error
+        return table.filter(pc.equal(table[self.key], value))
+
+
 def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Table:
     """The table in a file or in the bytes of a file, as `read`."""
     try:
@@ -111,10 +179,12 @@ def _parsed(file: Path | bytes, path: Path, columns: list[str] | None) -> pa.Tab
             partitioning=None,  # older pyarrow takes a folder called a=b for a column
         )
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is no UTF-8
-        reason = one_line(error, with_type=False, first_line_only=True)
-        raise DataError(
-            f"{path} is damaged: {reason}; delete it and run its stage again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = one_line(error, with_type=False, first_line_only=True)
+    return DataError(f"{path} is damaged: {reason}; delete it and run its stage again")
 
 
 def is_intact(path: Path) -> bool | None:

@@ -85,6 +85,31 @@ class TestWrite:
             assert files(tmp_path) == ["deep/er/x.parquet"]
         assert parquet.read(path, ["b"]).column_names == ["b"]
 
+    def test_a_table_made_in_parts_is_read_by_a_column(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        parts = [pa.table({"a": [name] * 2, "b": [1, 2]}) for name in ("one", "two", "one")]
+        parquet.write_groups(iter(parts), parts[0].schema, path)
+        assert parquet.read(path).equals(pa.concat_tables(parts))
+        groups = parquet.RowGroups.open(path, "a")
+        assert groups.file.num_row_groups == 3
+        assert groups.rows("two").equals(parts[1])
+        assert groups.rows("one").equals(pa.concat_tables([parts[0], parts[2]]))
+        parquet.write(pa.concat_tables(parts), path)  # in one group
+        assert parquet.RowGroups.open(path, "a").rows("two").equals(parts[1])
+
+    def test_a_table_without_parts_is_empty(self, tmp_path: Path) -> None:
+        parquet.write_groups([], NEW.schema, tmp_path / "x.parquet")
+        assert parquet.read(tmp_path / "x.parquet").equals(NEW.slice(0, 0))
+
+    def test_damage_is_noticed_before_rows_are_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        with pytest.raises(NotFinished):
+            parquet.RowGroups.open(path, "b")
+        parquet.write(NEW, path)
+        flip(path, page(path, 0))
+        with pytest.raises(DataError, match=r"x\.parquet is damaged"):
+            parquet.RowGroups.open(path, "b")
+
     def test_an_empty_table_and_metadata(self, tmp_path: Path) -> None:
         table = NEW.slice(0, 0).replace_schema_metadata({"k": "v"})
         parquet.write(table, tmp_path / "x.parquet")
@@ -102,19 +127,19 @@ class TestWrite:
     ) -> None:
         path = tmp_path / "x.parquet"
         parquet.write(OLD, path)
-        write_table = pq.write_table
+        write_file = parquet._write_parquet
 
         def fail(*_args: Any, **_options: Any) -> Any:
             raise error
 
-        def fail_halfway(table: pa.Table, where: Path, **options: Any) -> None:
-            write_table(table, where, **options)
+        def fail_halfway(tables: list[pa.Table], schema: pa.Schema, where: Path) -> None:
+            write_file(tables, schema, where)
             where.write_bytes(where.read_bytes()[:50])
             raise error
 
         target: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-            "open": (pq, "write_table", fail),
-            "write": (pq, "write_table", fail_halfway),
+            "open": (parquet, "_write_parquet", fail),
+            "write": (parquet, "_write_parquet", fail_halfway),
             "read back": (parquet, "read", fail),
             "flush": (os, "fsync", fail),
             "rename": (Path, "replace", fail),
@@ -133,16 +158,18 @@ class TestWrite:
     ) -> None:
         path = tmp_path / "x.parquet"
         parquet.write(OLD, path)
-        write_table = pq.write_table
+        write_file = parquet._write_parquet
 
-        def spoil(table: pa.Table, where: Path, **options: Any) -> None:
-            write_table(table.slice(1) if damage == "other" else table, where, **options)
+        def spoil(tables: list[pa.Table], schema: pa.Schema, where: Path) -> pa.Table:
+            kept = [table.slice(1) if damage == "other" else table for table in tables]
+            write_file(kept, schema, where)
             if damage == "page":
                 flip(where, page(where, 1))
             elif damage == "cut":
                 where.write_bytes(where.read_bytes()[:-1])
+            return pa.concat_tables(tables)
 
-        monkeypatch.setattr(pq, "write_table", spoil)
+        monkeypatch.setattr(parquet, "_write_parquet", spoil)
         with pytest.raises(DataError, match=r"x\.parquet"):
             parquet.write(NEW, path)
         assert files(tmp_path) == ["x.parquet"]
