@@ -629,7 +629,8 @@ def effect_of(gain: float, *, p: float = 1e-6, median: float | None = None) -> E
 
 def decision_of(gains: dict[str, float], **more: Any) -> Decision:
     """The decision on a candidate with effects of these gains."""
-    tested = TestedCandidate({"class_index": 0, "candidate_id": "c"}, (0, 0))
+    row = {"class_index": 0, "candidate_id": "c", "kind": candidates.CONCEPT}
+    tested = TestedCandidate(row, (0, 0))
     tested.screened = dict.fromkeys(INTERVENTIONS, 0.0)
     tested.effects = {name: effect_of(gain, **more) for name, gain in gains.items()}
     return verdicts.decide_all([tested], AnalysisConfig())[0]
@@ -688,6 +689,18 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
     assert "same cue" in kept[1].reason
     both = verdicts.merge_same([decision_of({"region": gain, "part": gain}) for gain in (0.5, 0.4)])
     assert all(each.verdict for each in both)
+
+
+@pytest.mark.parametrize("kind", [candidates.COMMON, candidates.CONTEXT])
+def test_what_all_images_of_a_class_have_is_claimed_only_without_another_finding(kind: str) -> None:
+    first, second = (
+        decision_of({"region": 0.5, "background": 0.3}),
+        decision_of({"background": 0.4}),
+    )
+    second.tested.candidate["kind"] = kind
+    assert [bool(each.verdict) for each in verdicts.merge_same([first, second])] == [True, False]
+    lost = replace(first, verdict=None, reason="it may be chance")
+    assert [bool(each.verdict) for each in verdicts.merge_same([lost, second])] == [False, True]
 
 
 def describe(name: str, images: Scenes) -> Description:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
+from pipeline.analysis.shortcuts.candidates import COMMON, CONTEXT
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
 from pipeline.config import AnalysisConfig
@@ -29,7 +30,7 @@ MUCH = 0.4
 the object's pattern and outline, too."""
 CORROBORATED = 0.4
 """Share of the gain of a region that the background, which contains it, must have."""
-WHOLE_PICTURE = (*STATISTICS, "background", "object colour")
+WHOLE_PICTURE = {*STATISTICS, "background", "object colour"}
 """Interventions that name one cue of a class at most."""
 LOCAL = 0.7
 """Share of the background's gain from which a region of it describes the cue."""
@@ -90,21 +91,23 @@ def decide_all(tested: list[TestedCandidate], limits: AnalysisConfig) -> list[De
 
 
 def merge_same(decisions: list[Decision]) -> list[Decision]:
-    """Claim only the first of a class's decisions that name the same whole-picture intervention.
+    """Claim only the first of a class's decisions that name the same cue.
 
-    Groups of images divide a statistic of the whole picture, or a background, differently, but the
-    cue is the same.
+    Groups of images divide a statistic of the whole picture, or a background, differently. What all
+    images of a class have contains every other cue of the class.
     """
-    claimed: set[tuple[int, str]] = set()
+    claimed: dict[int, set[str]] = {}
     kept = []
     for each in decisions:
-        key = each.tested.class_index, each.intervention
+        names = claimed.setdefault(each.tested.class_index, set())
+        is_whole_class = each.tested.candidate["kind"] in (COMMON, CONTEXT)
+        is_same = is_whole_class or each.intervention in WHOLE_PICTURE & names
         decision = each
-        if each.verdict and each.intervention in WHOLE_PICTURE and key in claimed:
+        if each.verdict and names and is_same:
             reason = "another finding of the class names the same cue"
             decision = replace(each, verdict=None, reason=reason)
         elif each.verdict:
-            claimed.add(key)
+            names.add(each.intervention)
         kept.append(decision)
     return kept
 

@@ -225,8 +225,6 @@ class Verifier:
                 tested.reason = "the concept cannot be told from the object"
             if not ordered and row["kind"] == CONTEXT:
                 self._test_at_random(tested, load, n_null, names)
-            if self._claimed([tested]):
-                explained.update(row["donor_index"])
             yield tested
 
     def _test_at_random(
