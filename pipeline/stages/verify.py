@@ -6,15 +6,16 @@ class in the same way; the gain is the difference of the two flip rates. What al
 class do, both do. Every intervention is screened with one half of the images, and tested with the
 other half (analysis/verification/candidate_tests).
 
-One candidate of each class is its context, all that surrounds its objects; it is compared with the
-context of other classes, so that a cue that all images of the class have can be found.
+A cue that all images of a class have divides it by nothing. Concepts that only this class has, and
+its context, which is all that surrounds its objects, are compared with images of other classes.
 
 The verdicts are decided in analysis/verification/verdicts: *confirmed* if an intervention that
 leaves the objects out has the effect, *property* if only content of the object has it, *suspected*
 if the effect is limited to recipients of few classes.
 
-Limits: a cue that all images of a class have is not found where it covers the object, or where the
-layer is most active on it. A cue on the object cannot be told from a property of the object.
+Limits: a cue that all images of a class have is not found where it covers the object. A cue on the
+object cannot be told from a property of the object. Where the layer does not hold a cue at its own
+place, as in a vision transformer's last blocks, it cannot be transplanted.
 """
 
 from __future__ import annotations
