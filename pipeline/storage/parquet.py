@@ -107,10 +107,7 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         NotFinished: the stage that writes the table has not run.
         DataError: the file is damaged.
     """
-    file = _file(path)
-    if file is None:
-        raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
-    return _parsed(file, path, columns)
+    return _parsed(_existing_file(path), path, columns)
 
 
 @dataclass(frozen=True)
@@ -141,8 +138,8 @@ class RowGroups:
             NotFinished: the stage that writes the table has not run.
             DataError: the file is damaged.
         """
-        keys = read(path, [key])
-        file = _file(path)
+        file = _existing_file(path)
+        keys = _parsed(file, path, [key])
         source = pa.BufferReader(file) if isinstance(file, bytes) else file
         opened = pq.ParquetFile(source, page_checksum_verification=True)
         groups: dict[str, list[int]] = {}
@@ -194,6 +191,14 @@ def is_intact(path: Path) -> bool | None:
     """
     file = _file(path)
     return None if file is None else bool(checksum.is_intact(file))
+
+
+def _existing_file(path: Path) -> Path | bytes:
+    """The file as `_file`; NotFinished is raised where there is none."""
+    file = _file(path)
+    if file is None:
+        raise NotFinished(f"{path} is not there yet; run the stage that writes it first")
+    return file
 
 
 def _file(path: Path) -> Path | bytes | None:

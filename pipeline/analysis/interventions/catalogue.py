@@ -23,6 +23,7 @@ MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 """Presence of the concepts from which a pixel is partly, and fully, transplanted."""
 MIN_EVIDENCE, FULL_EVIDENCE = 0.6, 0.7
 """The same of the evidence, for the part that holds the strongest evidence."""
+
 MaskMaker = Callable[[Scenes, Scenes], Tensor]
 """From images with and without the cue to the share (n, 1, H, W) of each pixel that is changed."""
 Change = Callable[[Scenes, Scenes, Tensor], Tensor]

@@ -32,7 +32,8 @@ MAX_SIDE = 96
 """Side, in pixels, of the part of an image that the quality is estimated from."""
 ENLARGED = 0.84
 """Ratio of the error at one size to that at the next sizes below which an image was enlarged from
-this size. Photographs that were not enlarged have ratios from 0.85."""
+this size. It was at most 0.83 in 40 enlarged photographs, and lower in fewer than 5 of 40 others,
+which may have been enlarged before."""
 SIZES = (1 / 8, 0.85)
 """Smallest and largest size that is tried, as fractions of the image's height."""
 MIN_SIZE = 8
@@ -62,7 +63,8 @@ def transfer_compression(images: Tensor, sources: Tensor, _weights: Tensor) -> T
     """
     result = images.clone()
     for image, source in zip(result, sources, strict=True):
-        quality = jpeg_quality(_to_array(source))
+        array = _to_array(source)
+        quality = _quality_of(array.tobytes(), array.shape)
         if quality is not None:
             image.copy_(_to_tensor(_compress(_to_array(image), quality)))
     return result
@@ -154,6 +156,11 @@ def find_reduction(image: NDArray[np.uint8]) -> Reduction | None:
         return None
     found = Reduction(sizes[best + 1], None)
     return Reduction(found.height, jpeg_quality(_shrink(image, found), RISE_ENLARGED))
+
+
+@lru_cache(N_REMEMBERED)
+def _quality_of(content: bytes, shape: tuple[int, ...]) -> int | None:
+    return jpeg_quality(np.frombuffer(content, np.uint8).reshape(shape))
 
 
 @lru_cache(N_REMEMBERED)

@@ -29,7 +29,7 @@ OCTAVES = (1.0, 2.0, 4.0)
 MIN_STRENGTH = 0.5
 """Standard deviation, in grey levels, below which a band holds rounding errors only; it bounds the
 amplification of a band."""
-MIN_SHARE = 0.02
+MIN_BAND_SHARE = 0.02
 """Share of the coarsest band below which a band holds rounding errors only."""
 TINY = 1e-9
 MIN_VARIANCE = 4.0
@@ -137,7 +137,7 @@ def transfer_sharpness(images: Tensor, sources: Tensor, weights: Tensor) -> Tens
         _band_shares(others, weights),
     )
     for band, share, other_share in zip(own, shares, other_shares, strict=True):
-        ratio = other_share / share.clamp_min(MIN_SHARE)
+        ratio = other_share / share.clamp_min(MIN_BAND_SHARE)
         is_known = (share > 0) & (other_share > 0)
         low = low + band * torch.where(is_known, ratio, 1.0)
     return low
