@@ -68,15 +68,20 @@ class AuditedModel:
         pixels, objects = (torch.stack(parts).to(device) for parts in zip(*read, strict=True))
         return pixels, objects
 
-    def activations(self, images: Tensor) -> Tensor:
-        """Compute the target layer's output (n, C, h, w) bfloat16 for images (n, 3, H, W) uint8."""
+    def activations(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the target layer's output (n, C, h, w) bfloat16, and the logits (n, K) float32.
+
+        Args:
+            images: (n, 3, H, W) uint8.
+        """
         self.n_predicted += len(images)
         with self.classifier.cut_graph() as forward:
-            blocks = [
-                forward(self.classifier.input(block))[1].detach().bfloat16()
-                for block in torch.split(images, BATCH)
-            ]
-        return torch.cat(blocks)
+            blocks = [forward(self.classifier.input(block)) for block in torch.split(images, BATCH)]
+        logits, activations = zip(*blocks, strict=True)
+        return (
+            torch.cat([block.detach().bfloat16() for block in activations]),
+            torch.cat([block.detach().float() for block in logits]),
+        )
 
     def evidence(self, images: Tensor, class_index: int) -> ClassEvidence:
         """Compute what the target layer contributes to a class in images (n, 3, H, W) uint8."""

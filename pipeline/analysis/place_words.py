@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +10,23 @@ MIN_EDGE_SHARE = 0.75
 """Share of an edge's cells that a region must hold to be named after the edge."""
 MAX_EDGE_AREA = 0.2
 """Largest share of the image of a region that is named after an edge."""
+MIN_PART = 1 / 3
+"""Smallest size of a part of a region that is named, as a share of the largest part's."""
+MAX_PARTS = 2
+"""Most parts of a region that are named one by one."""
 MAX_PATCH_AREA = 0.15
 """Largest share of the image that is called a patch."""
+
+
+def parts_of_cells(cells: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Divide a region (h, w) into its connected parts, the largest first.
+
+    Parts much smaller than the largest are left out. A region of many parts is not divided.
+    """
+    n_parts, labels = cv2.connectedComponents(cells.astype(np.uint8))
+    parts = sorted((labels == part for part in range(1, n_parts)), key=lambda each: -each.sum())
+    large = [part for part in parts if part.sum() >= MIN_PART * parts[0].sum()]
+    return large if len(large) <= MAX_PARTS else [cells]
 
 
 def place_of_point(row: float, column: float, shape: tuple[int, int]) -> str:

@@ -11,9 +11,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pipeline.analysis import local_features
 from pipeline.analysis.audited_model import AuditedModel
-from pipeline.analysis.shortcuts import candidates, class_sample, metadata
-from pipeline.analysis.shortcuts.candidates import ClassImages, OtherImages
+from pipeline.analysis.shortcuts import (
+    candidate_rows,
+    candidates,
+    class_sample,
+    metadata,
+    metadata_candidates,
+)
+from pipeline.analysis.shortcuts.candidate_rows import ClassImages, OtherImages
 from pipeline.config import Config
 from pipeline.run.state import Journal
 from pipeline.storage import arrays, parquet, run_folder
@@ -44,8 +51,13 @@ def run(config: Config, _journal: Journal) -> None:
     rows = run_folder.rows(folder, setup)
     parquet.write(class_table(rows, setup), folder.analysis("classes"))
     found: list[Row] = []
-    concepts = _concepts_of_candidates(config, setup, rows, found)
-    parquet.write_groups(concepts, concepts_schema(setup.grid), folder.analysis("concepts"))
+
+    def concepts() -> Iterator[pa.Table]:  # large, so that each is written before the next is made
+        for row, table in _find_candidates(config, setup, rows):
+            found.append(row)
+            yield table
+
+    parquet.write_groups(concepts(), concepts_schema(setup.grid), folder.analysis("concepts"))
     found += _metadata_candidates(config, setup, run_folder.planned(folder), rows)
     log.info("%d candidates in %d classes", len(found), len(setup.class_names))
     parquet.write(pa.Table.from_pylist(found, CANDIDATES), folder.analysis("candidates"))
@@ -139,13 +151,8 @@ def _as_table(
     return pa.Table.from_arrays(filled, schema=schema)
 
 
-def _concepts_of_candidates(
-    config: Config, setup: Setup, rows: Rows, found: list[Row]
-) -> Iterator[pa.Table]:
-    """Find the candidates of every class that has enough images, class by class.
-
-    Their rows are added to `found`. The tables, which are large, are made one after another.
-    """
+def _find_candidates(config: Config, setup: Setup, rows: Rows) -> Iterator[tuple[Row, pa.Table]]:
+    """Find the candidates of every class that has enough images, and their rows of concepts."""
     model = AuditedModel.load(config, setup)
     sample = class_sample.draw_sample(rows, config.analysis.sample_per_class, config.seed)
     if model.classifier.n_outputs < 2 or not len(sample.index):
@@ -153,22 +160,24 @@ def _concepts_of_candidates(
     rng = np.random.default_rng(config.seed)
     compared = sample.select(np.sort(rng.permutation(len(sample.index))[:MAX_OTHERS]))
     pixels, _ = model.load_images(compared.index)
-    others = OtherImages(compared, model.activations(pixels))
+    others = OtherImages(compared, *model.activations(pixels), local_features.cell_features(pixels))
     for class_index in np.unique(np.concatenate([sample.predicted, sample.own])).tolist():
         own = sample.images_of(
             class_index,
             config.analysis.sample_per_class,
             np.random.default_rng((config.seed, class_index)),
         )
-        if len(own.index) < candidates.MIN_IMAGES:
+        if len(own.index) < candidate_rows.MIN_IMAGES:
             continue
         pixels, _ = model.load_images(own.index)
         images = ClassImages(
-            class_index, setup.class_names[class_index], own, model.evidence(pixels, class_index)
+            class_index,
+            setup.class_names[class_index],
+            own,
+            model.evidence(pixels, class_index),
+            local_features.cell_features(pixels),
         )
-        for row, table in candidates.find_candidates(images, others, config.seed):
-            found.append(row)
-            yield table
+        yield from candidates.find_candidates(images, others, config.seed)
     log.info("the search for candidates took the target layer of %d images", model.n_predicted)
 
 
@@ -194,7 +203,7 @@ def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -
         tests += metadata.find_associations(column, *classes)
         same += metadata.find_confounders(column, classes[1], names)
     candidate_rows = [
-        candidates.candidate_of_association(test, len(tests), names[test.class_index])
+        metadata_candidates.candidate_of_association(test, len(tests), names[test.class_index])
         for test in tests
     ]
     associated = [
@@ -204,6 +213,6 @@ def _metadata_candidates(config: Config, setup: Setup, plan: Rows, rows: Rows) -
     ]
     known = {row["candidate_id"] for row in associated}
     confounded = [
-        candidates.candidate_of_confounder(each, names[each.class_index]) for each in same
+        metadata_candidates.candidate_of_confounder(each, names[each.class_index]) for each in same
     ]
     return associated + [row for row in confounded if row["candidate_id"] not in known]

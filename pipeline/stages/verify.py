@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.shortcuts import class_sample
-from pipeline.analysis.shortcuts.candidates import METADATA
+from pipeline.analysis.shortcuts.candidate_rows import METADATA
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.verification import findings, random_head
 from pipeline.analysis.verification.image_pool import SCREENING, ImagePool

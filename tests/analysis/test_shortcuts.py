@@ -18,7 +18,7 @@ from scipy import stats
 
 from helpers.setups import resolved
 from pipeline.analysis import place_words
-from pipeline.analysis.shortcuts import candidates
+from pipeline.analysis.shortcuts import candidate_rows
 from pipeline.analysis.verification import effects
 from pipeline.config import Config
 from pipeline.stages import discover
@@ -154,7 +154,7 @@ def test_an_unused_cue_is_no_finding(run: Callable[[str], RunFolder]) -> None:
 def test_without_candidates_the_heatmaps_are_checked_all_the_same(
     run: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "MIN_IMAGES", np.inf)
+    monkeypatch.setattr(candidate_rows, "MIN_IMAGES", np.inf)
     folder = run("uses_cue")
     assert parquet.read(folder.analysis("candidates")).num_rows == 0
     assert parquet.read(folder.analysis("findings")).num_rows == 0
@@ -190,6 +190,17 @@ def test_kinds_and_places_have_names() -> None:
     assert place_words.bounding_box(corner) == pytest.approx(
         {"x0": 5 / 6, "y0": 0, "x1": 1, "y1": 1 / 6}
     )
+
+
+def test_the_parts_of_a_region_are_named_one_by_one() -> None:
+    bars = np.zeros((8, 8), bool)
+    bars[0] = bars[-1] = True
+    parts = place_words.parts_of_cells(bars)
+    assert {place_words.place_of_cells(part) for part in parts} == {"top edge", "bottom edge"}
+    bars[4, 4] = True  # much smaller
+    assert len(place_words.parts_of_cells(bars)) == 2
+    (whole,) = place_words.parts_of_cells(np.eye(9, dtype=bool)[:, ::2])
+    assert whole.sum() == 5
 
 
 def test_a_cue_flips_most_classes_and_a_likeness_one_class() -> None:

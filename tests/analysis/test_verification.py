@@ -15,12 +15,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from pipeline.analysis import local_features
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, PLACE, STATISTICS
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts import candidates
-from pipeline.analysis.shortcuts.candidates import ClassImages, OtherImages
+from pipeline.analysis.shortcuts import candidate_rows, candidates
+from pipeline.analysis.shortcuts.candidate_rows import ClassImages, OtherImages
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.verification import (
     description,
@@ -126,12 +127,14 @@ def found_candidates(model: AuditedModel) -> tuple[list[dict[str, Any]], pa.Tabl
     """Candidates of all classes, and their rows of concepts."""
     sample = sample_of(model)
     pixels, _ = model.load_images(sample.index)
-    others = OtherImages(sample, model.activations(pixels))
+    others = OtherImages(sample, *model.activations(pixels), local_features.cell_features(pixels))
     rows, tables = [], []
     for number, name in enumerate(CLASSES):
         own = sample.images_of(number, 100, np.random.default_rng(0))
-        evidence = model.evidence(model.load_images(own.index)[0], number)
-        images = ClassImages(number, name, own, evidence)
+        pixels, _ = model.load_images(own.index)
+        evidence = model.evidence(pixels, number)
+        features = local_features.cell_features(pixels)
+        images = ClassImages(number, name, own, evidence, features)
         for row, table in candidates.find_candidates(images, others, 0):
             rows.append(row)
             tables.append(table)
@@ -150,9 +153,10 @@ def verification_of(model: AuditedModel, concepts: pa.Table) -> Verifier:
 
 @pytest.fixture(scope="module")
 def verified() -> tuple[AuditedModel, Verifier, list[Decision], list[dict[str, Any]]]:
-    """A model that relies on the cue: verification, decisions and candidates."""
+    """A model that relies on the cue: verification and decisions, without candidates of a place."""
     model = make_model()
     rows, concepts = found_candidates(model)
+    rows = [row for row in rows if row["kind"] != candidate_rows.PLACE]
     verification = verification_of(model, concepts)
     return model, verification, verification.run(rows), rows
 
@@ -232,7 +236,7 @@ def test_an_unused_cue_is_no_finding() -> None:
 
 @pytest.mark.parametrize("weight", [200.0, 0.0])
 @pytest.mark.parametrize(
-    ("kind", "told"), [(candidates.COMMON, "patch"), (candidates.CONTEXT, "background")]
+    ("kind", "told"), [(candidate_rows.COMMON, "patch"), (candidate_rows.CONTEXT, "background")]
 )
 def test_a_cue_that_all_images_of_a_class_have_is_found(
     monkeypatch: pytest.MonkeyPatch, weight: float, kind: str, told: str
@@ -250,8 +254,43 @@ def test_a_cue_that_all_images_of_a_class_have_is_found(
         assert found.cue.kind == told
         assert found.removal is not None
         assert found.removal.index.tolist() == list(range(80, 120))
-    if kind == candidates.CONTEXT:
+    if kind == candidate_rows.CONTEXT:
         assert verification.count_false_alarms() == (0, LIMITS.permutations)
+
+
+@pytest.mark.parametrize("weight", [200.0, 0.0])
+def test_a_cue_in_one_place_is_found_by_its_pixels_alone(weight: float) -> None:
+    """The cue fills the lower left corner of 30 of 40 blue images."""
+    model = make_model(weight)
+    rows, concepts = found_candidates(model)
+    rows = [row for row in rows if row["kind"] == candidate_rows.PLACE]
+    assert {row["class_name"] for row in rows} == {"blue"}
+    assert set(rows[0]["donor_index"]) == set(range(80, 80 + WITH_CUE))
+    verification = verification_of(model, concepts)
+    decisions = claimed(verification.run(rows))
+    assert len(decisions) == (1 if weight else 0)
+    for decision in decisions:
+        assert (decision.intervention, decision.verdict) == (PLACE, Verdict.CONFIRMED)
+        assert decision.gain == 1
+        found = verification.describe(decision, Verdict.CONFIRMED)
+        assert (found.cue.kind, found.cue.place) == ("patch", "bottom left")
+        one_cell_more = {"x0": 0.0, "y0": 0.875 - 1 / 16, "x1": 0.125 + 1 / 16, "y1": 1.0}
+        assert found.cue.region == one_cell_more  # colours are means of 3 x 3 pixels
+        assert sorted(found.removal.index.tolist()) == list(range(80, 80 + WITH_CUE))
+        assert {each.change for each in found.illustrations} == {"added", "removed"}
+
+
+def test_where_objects_stand_is_no_place_of_a_cue() -> None:
+    """Content of images without the cue changes half of the predictions, so it covers objects."""
+    decision = decision_of({PLACE: 0.6})
+    assert decision.verdict == Verdict.CONFIRMED
+    effects_of = decision.tested.effects
+    effects_of[PLACE] = replace(effects_of[PLACE], disturbed=0.5)
+    again = verdicts.decide(decision.tested, {PLACE: 0.0}, LIMITS)
+    assert (again.verdict, again.reason) == (
+        None,
+        "what images without the cue hold at its place changes predictions, too",
+    )
 
 
 def test_what_is_not_claimed_is_kept_with_its_reason(
@@ -262,7 +301,7 @@ def test_what_is_not_claimed_is_kept_with_its_reason(
     assert {row["candidate_id"] for row in kept} == {row["candidate_id"] for row in rows}
     assert all(row["verdict"] or row["reason"] for row in kept)
     tested = [row for row in kept if row["verdict"]]
-    assert {row["intervention"] for row in tested} == set(INTERVENTIONS)
+    assert {row["intervention"] for row in tested} == set(INTERVENTIONS) - {PLACE}
 
 
 def test_random_divisions_of_the_images_confirm_nothing(
@@ -629,7 +668,7 @@ def effect_of(gain: float, *, p: float = 1e-6, median: float | None = None) -> E
 
 def decision_of(gains: dict[str, float], **more: Any) -> Decision:
     """The decision on a candidate with effects of these gains."""
-    row = {"class_index": 0, "candidate_id": "c", "kind": candidates.CONCEPT}
+    row = {"class_index": 0, "candidate_id": "c", "kind": candidate_rows.CONCEPT}
     tested = TestedCandidate(row, (0, 0))
     tested.screened = dict.fromkeys(INTERVENTIONS, 0.0)
     tested.effects = {name: effect_of(gain, **more) for name, gain in gains.items()}
@@ -691,7 +730,7 @@ def test_one_cue_of_the_whole_picture_is_claimed_once() -> None:
     assert all(each.verdict for each in both)
 
 
-@pytest.mark.parametrize("kind", [candidates.COMMON, candidates.CONTEXT])
+@pytest.mark.parametrize("kind", [candidate_rows.COMMON, candidate_rows.CONTEXT])
 def test_what_all_images_of_a_class_have_is_claimed_only_without_another_finding(kind: str) -> None:
     first, second = (
         decision_of({"region": 0.5, "background": 0.3}),
@@ -736,7 +775,7 @@ def test_the_place_of_a_cue_that_does_not_move_is_seen_in_the_pixels() -> None:
     cells = description.distinct_cells((marked, free), compared, images.evidence)
     assert cells is not None
     expected = torch.nn.functional.adaptive_avg_pool2d(
-        (marked != images.pixels).any(dim=(0, 1)).float()[None], description.GRID
+        (marked != images.pixels).any(dim=(0, 1)).float()[None], local_features.GRID
     )
     assert cells.sum() > 0
     assert (np.asarray(expected[0])[cells] > 0).mean() > 0.7

@@ -24,6 +24,10 @@ MIN_PRESENCE, FULL_PRESENCE = 0.2, 0.4
 MIN_EVIDENCE, FULL_EVIDENCE = 0.6, 0.7
 """The same of the evidence, for the part that holds the strongest evidence."""
 
+PLACE = "place"
+"""Name of the intervention on the pixels of one place in the picture, for candidates of a place. No
+object stands there, or the content of images without the cue would change predictions, too."""
+
 MaskMaker = Callable[[Scenes, Scenes], Tensor]
 """From images with and without the cue to the share (n, 1, H, W) of each pixel that is changed."""
 Change = Callable[[Scenes, Scenes, Tensor], Tensor]
@@ -87,6 +91,10 @@ def _strongest_part(with_cue: Scenes, _without_cue: Scenes) -> Tensor:
     return _ramp(with_cue.evidence, MIN_EVIDENCE, FULL_EVIDENCE)
 
 
+def _place(with_cue: Scenes, _without_cue: Scenes) -> Tensor:
+    return with_cue.presence
+
+
 def _everywhere(with_cue: Scenes, _without_cue: Scenes) -> Tensor:
     return torch.ones_like(with_cue.objects)
 
@@ -138,6 +146,7 @@ INTERVENTIONS = {
     each.name: each
     for each in (
         Intervention("region", leaves_object_out=True, mask=_region, change=_paste_background),
+        Intervention(PLACE, leaves_object_out=True, mask=_place, change=_paste),
         Intervention(
             "background", leaves_object_out=True, mask=_everywhere, change=_change_background
         ),

@@ -154,7 +154,7 @@ def _starts(
     for values in columns:
         if values[of_class].std() < TINY:
             continue
-        for threshold in (_otsu(values[of_class]), _widest(values[of_class])):
+        for threshold in (otsu(values[of_class]), _widest(values[of_class])):
             above = values > threshold
             sides = above & of_class, ~above & of_class
             if not _is_too_small(*map(np.sum, sides)):
@@ -195,7 +195,7 @@ def _discriminant(one: Floats, other: Floats) -> Floats:
 def _best_threshold(values: Floats) -> float:
     """The one of the two thresholds of values (n,) with the larger separation."""
     return max(
-        (_otsu(values), _widest(values)), key=lambda least: _separation(values, values > least)
+        (otsu(values), _widest(values)), key=lambda least: separation(values, values > least)
     )
 
 
@@ -216,7 +216,7 @@ def _describe(
         direction,
         threshold,
         weights,
-        _separation(score[of_class], with_cue[of_class]),
+        separation(score[of_class], with_cue[of_class]),
         contribution,
         contribution / max(float(maps.total[with_cue].mean()), TINY),
     )
@@ -264,7 +264,7 @@ def _jaccard(one: Bools, other: Bools) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def _separation(values: Floats, above: Bools) -> float:
+def separation(values: Floats, above: Bools) -> float:
     """Difference of the means of two groups over their pooled deviation; 0 if one is small.
 
     Args:
@@ -278,7 +278,7 @@ def _separation(values: Floats, above: Bools) -> float:
     return float((values[above].mean() - values[~above].mean()) / np.sqrt(variance + TINY**2))
 
 
-def _otsu(values: Floats) -> float:
+def otsu(values: Floats) -> float:
     """Threshold with the largest variance between the groups.
 
     Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE Trans. SMC 1979, eq. 14.

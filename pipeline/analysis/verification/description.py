@@ -13,14 +13,13 @@ from torch.nn import functional as F
 
 from pipeline.analysis import place_words
 from pipeline.analysis.interventions import transfers
-from pipeline.analysis.interventions.catalogue import STATISTICS
+from pipeline.analysis.interventions.catalogue import PLACE, STATISTICS
 from pipeline.analysis.interventions.scenes import COVERING_PRESENCE, Scenes
+from pipeline.analysis.local_features import GRID, local_features
 from pipeline.analysis.verification.image_pool import Sources
 
 MIN_EVIDENCE, FULL_EVIDENCE = 0.3, 0.5
 """Evidence from which a pixel belongs partly, and fully, to the place of a cue."""
-GRID = 16
-"""Rows and columns of the grid on which a place is described."""
 FIXED = 0.55
 """Mean overlap of the cue's places in two images from which the place counts as fixed."""
 NEAR_MAXIMUM = 0.5
@@ -63,6 +62,8 @@ def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Descrip
     """
     if intervention in (*STATISTICS, "object colour"):
         return Description(intervention)
+    if intervention == PLACE:
+        return _at_place(_cells_of(with_cue.presence) >= 0.5)
     outside = 1 - with_cue.objects
     whole = torch.maximum(with_cue.objects, with_cue.active)
     spread = ((with_cue.evidence - MIN_EVIDENCE) / (FULL_EVIDENCE - MIN_EVIDENCE)).clamp(0, 1)
@@ -82,11 +83,17 @@ def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Descrip
     if cells is None:
         return Description("moving")
     distinct = distinct_cells((with_cue.pixels, free), (others.pixels, other_free), spread * free)
-    cells = cells if distinct is None else distinct
+    return _at_place(cells if distinct is None else distinct)
+
+
+def _at_place(cells: NDArray[np.bool_]) -> Description:
+    """Describe a place; of one that has several parts, the box is that of the largest."""
+    parts = place_words.parts_of_cells(cells)
+    kinds = {place_words.kind_of_cells(part) for part in parts}
     return Description(
-        place_words.kind_of_cells(cells),
-        place_words.place_of_cells(cells),
-        place_words.bounding_box(cells),
+        kinds.pop() if len(kinds) == 1 else "region",
+        " and ".join(place_words.place_of_cells(part) for part in parts),
+        place_words.bounding_box(parts[0]),
     )
 
 
@@ -165,28 +172,26 @@ def distinct_cells(
     is_sure = (one - other).abs() >= SURE_ERRORS * pooled * (1 / counts + 1 / other_counts).sqrt()
     distance = (one - other).abs() / pooled * is_sure * (other_counts >= MIN_COMPARED)
     largest = np.asarray(F.adaptive_avg_pool2d(distance, GRID).amax(dim=0).cpu())
-    mean = np.asarray(F.adaptive_avg_pool2d(spread, GRID).mean(dim=0)[0].cpu())
+    mean = _cells_of(spread)
     is_present = mean >= NEAR_MAXIMUM * mean.max()
     if not largest[is_present].max() >= MIN_DISTINCT:
         return None
-    allowed = np.asarray(F.adaptive_avg_pool2d(with_cue[1], GRID).mean(dim=0)[0].cpu()) >= MIN_FREE
+    allowed = _cells_of(with_cue[1]) >= MIN_FREE
     differs = (largest >= NEAR_MAXIMUM * largest[is_present].max()) & allowed
     _, parts = cv2.connectedComponents(differs.astype(np.uint8))
     shared = np.isin(parts, np.unique(parts[is_present & differs])) & differs
     return np.asarray(shared, np.bool_) if shared.any() else None
 
 
-def _local_moments(images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Means and variances (4, H, W), over images where a pixel counts, of local features.
+def _cells_of(masks: Tensor) -> NDArray[np.float32]:
+    """Mean (GRID, GRID) of masks (n, 1, H, W) in every cell."""
+    return np.asarray(F.adaptive_avg_pool2d(masks, GRID).mean(dim=0)[0].cpu())
 
-    These are the mean colours over 3 x 3 pixels and, in logarithms, their deviation.
-    """
+
+def _local_moments(images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Means and variances (4, H, W), over images where a pixel counts, of local features."""
     pixels, counts = images
-    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
-    means = F.avg_pool2d(padded, 3, 1)
-    variance = F.avg_pool2d(padded.square(), 3, 1) - means.square()
-    contrast = variance.clamp_min(0).mean(dim=1, keepdim=True).sqrt().log1p()
-    features = torch.cat([means, contrast], dim=1)
+    features = local_features(pixels)
     weights = counts / counts.sum(dim=0).clamp_min(1)
     mean = (features * weights).sum(dim=0)
     return mean, ((features - mean).square() * weights).sum(dim=0)

@@ -30,6 +30,8 @@ class Effect:
         median_gain: median over the recipients' classes of the gain in each class, in [-1, 1].
         sharing: indices of other classes to which the cue flips recipients, too; flips to them
             count.
+        disturbed: share of the recipients whose prediction changes, to any class, with the
+            control's content, in [0, 1].
     """
 
     n: int
@@ -40,6 +42,7 @@ class Effect:
     p_value: float
     median_gain: float
     sharing: tuple[int, ...] = ()
+    disturbed: float = 0.0
 
     @property
     def gain(self) -> float:

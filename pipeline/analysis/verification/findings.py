@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.analysis.shortcuts.candidates import METADATA, candidate_id
+from pipeline.analysis.shortcuts.candidate_rows import METADATA, candidate_id
 from pipeline.analysis.verification import effects, wording
 from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.illustration import Illustration

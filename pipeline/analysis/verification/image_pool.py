@@ -9,12 +9,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.analysis.audited_model import AuditedModel, Ints
 from pipeline.analysis.interventions import scenes, transfers
 from pipeline.analysis.interventions.catalogue import MIN_PRESENCE
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts.candidates import CONTEXT
+from pipeline.analysis.shortcuts.candidate_rows import CONTEXT
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.storage import arrays
 from pipeline.storage.schema import Row
@@ -88,7 +89,7 @@ class ImagePool:
 def load_recipients(model: AuditedModel, sample: ClassSample, rows: Ints) -> Scenes:
     """Load images of the sample, and outline their objects where the target layer is active."""
     pixels, annotated = model.load_images(sample.index[rows])
-    energy = model.activations(pixels).float().square().sum(dim=1)
+    energy = model.activations(pixels)[0].float().square().sum(dim=1)
     objects = scenes.outline(pixels, energy, annotated)
     active = scenes.most_active(energy, (pixels.shape[2], pixels.shape[3]))
     nothing = torch.zeros_like(objects)
@@ -162,6 +163,27 @@ class SourceLoader:
         with_cue = self._outlined_beside_cue(rows) or self._outlined_with_cue(rows)
         without_cue = usable.take(pa.array(np.sort(lacking[:MAX_SOURCES])))
         return Sources(with_cue, self.lacking_cue(without_cue))
+
+    def at_place(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
+        """Load one half of the source images of a candidate of a place, as `sources` does."""
+        usable = has_maps(concepts)
+        groups = []
+        for name in ("donor_index", "without_index"):
+            own = np.flatnonzero(np.isin(usable["index"].to_numpy(), candidate[name]))
+            rows = np.random.default_rng(seed).permutation(own)
+            rows = rows if len(rows) < MIN_HALVED else rows[half::2]
+            if len(rows) < MIN_SOURCES:
+                return None
+            rows = usable.take(pa.array(np.sort(rows[:MAX_SOURCES])))
+            groups.append(self.images_at_place(candidate, rows))
+        return Sources(*groups)
+
+    def images_at_place(self, candidate: Row, rows: pa.Table) -> Scenes:
+        """Load images without outlines, whose cue is present in all pixels of one place."""
+        images, _ = self._load(rows)
+        cells = torch.tensor(candidate["cells"], device=images.pixels.device)
+        place = F.interpolate(cells[None, None].float(), size=images.pixels.shape[2:])
+        return replace(images, presence=place.expand_as(images.objects))
 
     def whole_class(
         self, candidate: Row, concepts: pa.Table, without_cue: Scenes, half: int, seed: int
@@ -279,7 +301,7 @@ class SourceLoader:
         without_cue = transfers.to_uint8(
             transfers.fill_holes(images.pixels, images.presence > MIN_PRESENCE)
         )
-        activity = self.model.activations(without_cue).float().square().sum(dim=1)
+        activity = self.model.activations(without_cue)[0].float().square().sum(dim=1)
         beside, alone = images.objects, scenes.outline(without_cue, activity, annotated)
         agreement = _agreement(beside, alone, images.presence < scenes.COVERING_PRESENCE)
         return replace(images, objects=torch.maximum(beside, alone)), agreement

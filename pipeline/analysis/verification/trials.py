@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class Trial:
             np.isin(predicted, sharing) & (predicted != self.classes)
             for predicted in (self.predicted, self.predicted_control)
         )
-        return effects.compare_flips(
+        effect = effects.compare_flips(
             flipped,
             control,
             self.with_cue,
@@ -91,6 +91,8 @@ class Trial:
             rng,
             tuple(sharing[1:].tolist()),
         )
+        changed = self.predicted_control != self.classes
+        return replace(effect, disturbed=float(changed.mean()))
 
 
 def run_trial(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS
-from pipeline.analysis.shortcuts.candidates import COMMON, CONTEXT
+from pipeline.analysis.interventions.catalogue import INTERVENTIONS, PLACE, STATISTICS
+from pipeline.analysis.shortcuts.candidate_rows import COMMON, CONTEXT
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
 from pipeline.config import AnalysisConfig
@@ -33,7 +33,10 @@ CORROBORATED = 0.4
 WHOLE_PICTURE = {*STATISTICS, "background", "object colour"}
 """Interventions that name one cue of a class at most."""
 LOCAL = 0.7
-"""Share of the background's gain from which a region of it describes the cue."""
+"""Share of the gain of what contains it from which a region, or a place, describes the cue."""
+MAX_DISTURBED = 0.2
+"""Share of the recipients whose prediction the content of images without the cue may change at a
+place. Where it changes more, objects stand at that place."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def decide(tested: TestedCandidate, q_values: dict[str, float], limits: Analysis
 
 def _passes(name: str, effect: Effect, q_value: float, limits: AnalysisConfig) -> bool:
     least = _least_gain(name, limits)
+    if name == PLACE and effect.disturbed > MAX_DISTURBED:
+        return False
     return effect.gain >= least and effect.ci_low >= SURELY * least and q_value < limits.fdr
 
 
@@ -177,6 +182,8 @@ def _why_not(name: str, effect: Effect, limits: AnalysisConfig) -> str:
     least = _least_gain(name, limits)
     if effect.gain < least:
         return f"the largest gain, of {name}, is {effect.gain:.0%}, less than {least:.0%}"
+    if name == PLACE and effect.disturbed > MAX_DISTURBED:
+        return "what images without the cue hold at its place changes predictions, too"
     return "the effect may be chance: its interval is wide, or its q-value is large"
 
 
@@ -202,14 +209,13 @@ def _describe_best(tested: TestedCandidate, passed: list[str], least: float) -> 
 def _is_local(tested: TestedCandidate, in_place: str) -> bool:
     """Whether a region, or the part with the strongest evidence, has most of the effect."""
     part = tested.effects["part"].gain if "part" in tested.effects else 0.0
-    return in_place == "region" or (
+    return in_place in ("region", PLACE) or (
         bool(in_place) and part >= LOCAL * tested.effects[in_place].gain
     )
 
 
 def _best_in_place(gains: dict[str, float]) -> str:
-    """ "region" or "background", by their gains; "" where neither passed."""
-    region, background = (gains.get(name, 0.0) for name in ("region", "background"))
-    if not max(region, background):
-        return ""
-    return "region" if region >= LOCAL * background else "background"
+    """The most precise of the interventions on pixels that has most of the gain; "" for none."""
+    found = [(name, gains[name]) for name in (PLACE, "region", "background") if gains.get(name)]
+    largest = max((gain for _, gain in found), default=0.0)
+    return next((name for name, gain in found if gain >= LOCAL * largest), "")

@@ -12,9 +12,16 @@ import pyarrow.compute as pc
 
 from pipeline.analysis.audited_model import AuditedModel
 from pipeline.analysis.interventions import scenes
-from pipeline.analysis.interventions.catalogue import INTERVENTIONS, STATISTICS, Intervention, Trace
+from pipeline.analysis.interventions.catalogue import (
+    INTERVENTIONS,
+    PLACE,
+    STATISTICS,
+    Intervention,
+    Trace,
+)
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts.candidates import COMMON, CONCEPT, CONTEXT
+from pipeline.analysis.shortcuts import candidate_rows
+from pipeline.analysis.shortcuts.candidate_rows import COMMON, CONCEPT, CONTEXT
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.findings import Finding
@@ -41,8 +48,10 @@ MIN_RECIPIENTS = 8
 
 REMOVAL, REPEAT, WHOLE_CLASS = 1_000_001, 1_000_002, 1_000_003
 """Seeds of further draws for a candidate, beyond all numbers of random divisions."""
-OUTSIDE = [name for name, each in INTERVENTIONS.items() if each.leaves_object_out]
-"""Names of the interventions that can confirm a shortcut."""
+CONCEPT_CHANGES = [name for name in INTERVENTIONS if name != PLACE]
+"""Names of the interventions on concepts that divide the images of a class."""
+OUTSIDE = [name for name in CONCEPT_CHANGES if INTERVENTIONS[name].leaves_object_out]
+"""Names of those that can confirm a shortcut."""
 COMMON_CHANGES = ("region", "background")
 """Names of the interventions on a concept that all images of a class have."""
 CONTEXT_CHANGES = ("background", "colour", "compression", "resolution", "noise")
@@ -147,13 +156,16 @@ class Verifier:
         is_statistic = decision.intervention in STATISTICS
         if not is_statistic:
             rows = image_pool.has_maps(rows.filter(rows["has_cue"]))
+        having_cue = self.loader.having_cue
+        if decision.intervention == PLACE:
+            having_cue = partial(self.loader.images_at_place, tested.candidate)
         rng = np.random.default_rng((self.seed, *tested.key, REMOVAL))
         removal = reliance.join(
             [
                 reliance.remove_cue(
                     self.model,
                     _removing(decision),
-                    self.loader.having_cue(rows.slice(start, image_pool.MAX_SOURCES)),
+                    having_cue(rows.slice(start, image_pool.MAX_SOURCES)),
                     recipients if is_statistic else without_cue,
                     tested.class_index,
                     rng,
@@ -181,6 +193,8 @@ class Verifier:
         are no recipients of the half are the sources without the cue.
         """
         concepts = self.concepts(tested.candidate["candidate_id"])
+        if tested.candidate["kind"] == candidate_rows.PLACE:
+            return self.loader.at_place(tested.candidate, concepts, half, self.seed)
         if tested.candidate["kind"] in (COMMON, CONTEXT):
             elsewhere = self.pool.of_other_classes(tested.class_index, 1 - half)
             return self.loader.whole_class(tested.candidate, concepts, elsewhere, half, self.seed)
@@ -193,22 +207,31 @@ class Verifier:
         return sources
 
     def _test_class(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
-        """Test the candidates of a class, the most promising first."""
+        """Test the candidates of a class, the most promising first.
+
+        Those of a place come before those of concepts: they need one intervention only, and tell
+        the place of a cue to the pixel.
+        """
         whole_class = [row for row in rows if row["kind"] in (COMMON, CONTEXT)]
         concepts = [row for row in rows if row["kind"] == CONCEPT]
-        ordered = sorted(concepts, key=lambda row: -row["statistic"] * row["contribution"])
+        places = [row for row in rows if row["kind"] == candidate_rows.PLACE]
+        ordered = places + sorted(concepts, key=lambda row: -row["statistic"] * row["contribution"])
         explained: set[int] = set()
         for position, row in enumerate(ordered):
+            whole = TestedCandidate(row, (row["class_index"], position))
+            load = cache(partial(self._load, whole))
+            if position == len(places):  # the first division by concepts
+                self._test_at_random(whole, load, n_null, OUTSIDE)
             new = [index for index in row["donor_index"] if index not in explained]
-            tested = TestedCandidate({**row, "donor_index": new}, (row["class_index"], position))
+            tested = replace(whole, candidate={**row, "donor_index": new})
             if len(new) < max(MIN_NEW_IMAGES, MIN_NEW_SHARE * len(row["donor_index"])):
                 tested.reason = "its images have the cue of another finding"
                 yield tested
                 continue
-            load = cache(partial(self._load, tested))
-            self.tester.test(tested, load, INTERVENTIONS)
-            if position == 0:
-                self._test_at_random(tested, load, n_null, OUTSIDE)
+            if len(new) < len(row["donor_index"]):
+                load = cache(partial(self._load, tested))
+            is_place = row["kind"] == candidate_rows.PLACE
+            self.tester.test(tested, load, (PLACE,) if is_place else CONCEPT_CHANGES)
             if self._claimed([tested]):
                 explained.update(row["donor_index"])
             yield tested
@@ -223,7 +246,7 @@ class Verifier:
             self.tester.test(tested, load, names)
             if row["kind"] == COMMON and not tested.screened:
                 tested.reason = "the concept cannot be told from the object"
-            if not ordered and row["kind"] == CONTEXT:
+            if not concepts and row["kind"] == CONTEXT:
                 self._test_at_random(tested, load, n_null, names)
             yield tested
 

@@ -2,12 +2,13 @@
 
 Half of the forms of each family were drawn for development (random.Random(17), once, before any
 rule of the concept search was written). The other half is held out: it is measured once, at the
-end. The seeds of a part are not shared with the other part either.
+end. The seeds of a part are not shared with the other part either. Forms that were added later are
+for development, or controls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.demo import data
@@ -21,6 +22,7 @@ FORMS = {
         "photo_tint", "plain_ground", "ruler", "shared_mark", "side_stripe", "small_object",
         "star", "stripes_ground", "text", "three_classes_tint", "tint", "two_classes_ground",
         "two_classes_mark", "two_classes_sticker", "vgg_text", "vignette", "weak_patch",
+        "centred_colour", "vit_plain_ground", "vit_tint",
     ),
     HELD_OUT: (
         "absent_mark", "background", "barcode", "black_bars", "border_dots", "corner_logo",
@@ -34,7 +36,7 @@ FORMS = {
         "clean", "clean_vgg", "clean_vit", "clean_two_classes", "clean_easy_two_classes",
         "clean_three_classes", "clean_hundred_classes", "clean_few_images", "clean_noisy",
         "clean_unlabelled", "clean_imbalanced", "unused_patch", "unused_frame", "fixed_place",
-        "cutouts", "cutouts_vit", "photographs",
+        "fixed_noisy", "fixed_vit", "centred", "cutouts", "cutouts_vit", "photographs",
     ),
 }  # fmt: skip
 """Names of the forms of each part; the controls hold no cue that the network relies on."""
@@ -76,7 +78,8 @@ class Form:
         labelled: whether the audited images have labels.
         trained: whether the network was trained on the cues; False for controls with unused cues.
         shares: relative size of each class in training; empty for equal sizes.
-        fixed: whether the objects of class 0 are always in the upper left corner.
+        fixed: where objects always are, in fractions of the free room, and of which classes; empty
+            if they are anywhere.
     """
 
     name: str
@@ -90,7 +93,7 @@ class Form:
     labelled: bool = True
     trained: bool = True
     shares: tuple[float, ...] = field(default=())
-    fixed: bool = False
+    fixed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def part_of(name: str) -> str:
@@ -126,6 +129,8 @@ def _catalogue(seed: int) -> Iterator[Form]:  # noqa: PLR0915 - a list of forms
     )  # fmt: skip
     for number, drawing in enumerate(plain):
         yield Form(drawing, on(number, drawing))
+    centre = dict.fromkeys(range(10), (0.5, 0.5))
+    yield Form("centred_colour", on(2, "object_colour"), fixed=centre)
     ten = tuple(Cue(index, f"object_colour_{index}", 0.95) for index in range(10))
     yield Form("object_colours", ten)
     yield Form("two_cues", on(0, "patch") + on(3, "tint"))
@@ -151,6 +156,8 @@ def _catalogue(seed: int) -> Iterator[Form]:  # noqa: PLR0915 - a list of forms
     yield Form("unlabelled_patch", on(2, "patch"), labelled=False)
     yield Form("vit_patch", on(0, "patch"), network="vit")
     yield Form("vit_ground", on(1, "stripes_ground"), network="vit")
+    yield Form("vit_plain_ground", on(3, "plain_ground"), network="vit")
+    yield Form("vit_tint", on(4, "tint"), network="vit")
     yield Form("vgg_text", on(1, "text"), network="vgg")
     photo = {"source": "photographs", "network": "imagenet"}
     for number, drawing in enumerate(("lettering", "date", "source", "tint")):
@@ -172,7 +179,10 @@ def _catalogue(seed: int) -> Iterator[Form]:  # noqa: PLR0915 - a list of forms
     yield Form("clean_imbalanced", shares=tuple(0.2 + 0.2 * index for index in range(10)))
     yield Form("unused_patch", on(0, "patch"), trained=False)
     yield Form("unused_frame", on(1, "frame"), trained=False)
-    yield Form("fixed_place", fixed=True)
+    yield Form("fixed_place", fixed={0: (0.0, 0.0)})
+    yield Form("fixed_noisy", fixed={0: (0.0, 0.0)}, noise=0.08)
+    yield Form("fixed_vit", fixed={0: (0.0, 0.0), 4: (1.0, 0.0)}, network="vit", noise=0.04)
+    yield Form("centred", fixed=centre)
     yield Form("cutouts", source="cutouts")
     yield Form("cutouts_vit", source="cutouts", network="vit")
     yield Form("photographs", **photo)  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ def _garment(
     image = GROUNDS[drawing](ground) if drawing in GROUNDS else data.background(ground, patterns)
     label = int(objects.labels[number])
     hue = (label % 10) / 10 if form.source == "tinted garments" else None
-    style = Style(hue=hue, corner=(0.0, 0.0) if form.fixed and label == 0 else None)
+    style = Style(hue=hue, corner=form.fixed.get(label))
     style = OBJECTS[drawing](style) if drawing in OBJECTS else _ordinary(form, style)
     mask_of_object, box = _dress(
         image, objects.pixels[number], np.random.default_rng((*key, 1)), style

@@ -1,0 +1,210 @@
+"""Places in the picture where images of a class differ in their pixels from those of other classes.
+
+They complement the concepts of the target layer: where a layer mixes all cells, as the last blocks
+of a transformer do, its concepts do not tell which images have a mark, nor where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline.analysis.shortcuts import divisions
+from pipeline.analysis.shortcuts.divisions import Bools, Floats
+
+MIN_DISTINCT = 0.5
+"""Difference of the means of two groups, in pooled standard deviations, from which cells differ."""
+SURE_ERRORS = 4.0
+"""Standard errors of that difference which it must reach."""
+NEAR_MAXIMUM = 0.5
+"""Share of the largest difference from which a cell belongs to a place."""
+MAX_PLACE = 0.5
+"""Largest share of the picture that is called a place."""
+OBJECT_SHARE = 0.3
+"""Share of the difference at a place that images may show without the cue, or outside the place.
+Where they show more, the difference comes from the object of the class."""
+SURE = 0.01
+"""p-value below which images without the cue surely show the object of the class."""
+MAX_PARTS = 8
+"""Most connected parts of the picture that are tried."""
+MAX_PLACES = 2
+"""Most places of a class."""
+ROUNDING = 1 / 12
+"""Variance of the rounding to whole grey levels, which is added to that of every feature."""
+
+
+@dataclass(frozen=True)
+class CellImages:
+    """n images.
+
+    Attributes:
+        features: (n, f, h, w) features of the cells, such as colours.
+        margins: (n,) logit of the class minus the largest other logit.
+    """
+
+    features: Floats
+    margins: Floats
+
+    def __len__(self) -> int:
+        return len(self.margins)
+
+    def select(self, rows: Bools) -> CellImages:
+        """Some of the images, by a mask (n,)."""
+        return CellImages(self.features[rows], self.margins[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A place, and the images of a class that differ from others in it.
+
+    Attributes:
+        cells: (GRID, GRID).
+        score: (n,) position of an image between the means of the class and of other classes.
+        elsewhere: (m,) the same of images of other classes.
+        threshold: score above which an image has the cue.
+        separation: difference of the mean scores of the images of the class with and without the
+            cue, over their pooled standard deviation.
+    """
+
+    cells: Bools
+    score: Floats
+    elsewhere: Floats
+    threshold: float
+    separation: float
+
+    @property
+    def has_cue(self) -> Bools:
+        """Whether each image (n,) has the cue."""
+        return np.asarray(self.score > self.threshold)
+
+
+def find_places(images: CellImages, others: CellImages, of_class: Bools) -> list[Place]:
+    """Find the places of the marks of a class that do not move.
+
+    Cells where the class differs from other classes are divided into connected parts. Each part
+    divides the images of the class in two; where those without the cue differ from other classes,
+    too, it is the object that stands there. Parts of the same images are one place.
+
+    Args:
+        images: n images that are labelled or predicted as a class.
+        others: m images of other classes.
+        of_class: (n,) whether an image is of the class.
+
+    Returns:
+        At most MAX_PLACES, those with the largest separation first.
+    """
+    if not len(others) or not of_class.any():
+        return []
+    found: list[Place] = []
+    for cells in _parts(_distances(images.features[of_class], others.features)):
+        place = _describe(cells, images, others, of_class)
+        if place is None:
+            continue
+        same = next((each for each in found if _are_same(each, place, of_class)), None)
+        if same is None:
+            found.append(place)
+        else:
+            joined = _describe(same.cells | place.cells, images, others, of_class)
+            found[found.index(same)] = joined or same
+    fitting = [
+        place
+        for place in found
+        if place.cells.mean() <= MAX_PLACE and not _differ_elsewhere(place, images, of_class)
+    ]
+    return sorted(fitting, key=lambda each: -each.separation)[:MAX_PLACES]
+
+
+def _parts(distance: NDArray[np.float64]) -> Iterator[Bools]:
+    """Connected cells (h, w) around the largest differences, down to NEAR_MAXIMUM of each."""
+    left = distance.copy()
+    for _ in range(MAX_PARTS):
+        peak = np.unravel_index(left.argmax(), left.shape)
+        if left[peak] < MIN_DISTINCT:
+            return
+        high = left >= max(MIN_DISTINCT, NEAR_MAXIMUM * left[peak])
+        _, parts = cv2.connectedComponents(high.astype(np.uint8))
+        cells = parts == parts[peak]
+        yield cells
+        left[cells] = 0
+
+
+def _describe(
+    cells: Bools, images: CellImages, others: CellImages, of_class: Bools
+) -> Place | None:
+    """The place in cells; None where it does not divide the class, or where an object stands."""
+    inside, elsewhere = images.features[:, :, cells], others.features[:, :, cells]
+    variance = (inside[of_class].var(axis=0) + elsewhere.var(axis=0)) / 2 + ROUNDING
+    direction = (inside[of_class].mean(axis=0) - elsewhere.mean(axis=0)) / variance
+    score, other_score = ((each * direction).sum(axis=(1, 2)) for each in (inside, elsewhere))
+    threshold = divisions.otsu(np.concatenate([score[of_class], other_score]))
+    has_cue = score > threshold
+    with_cue, without_cue = of_class & has_cue, of_class & ~has_cue
+    if min(with_cue.sum(), without_cue.sum()) < divisions.smallest_group(int(of_class.sum())):
+        return None
+    lacking = images.select(without_cue)
+    if not _show_object(lacking, others.select(other_score <= threshold)):
+        return None
+    distance, remaining = (
+        _differences(features, others.features)[cells].mean()
+        for features in (images.features[with_cue], lacking.features)
+    )
+    if remaining >= OBJECT_SHARE * distance:
+        return None
+    separation = divisions.separation(score[of_class], has_cue[of_class])
+    return Place(cells, score, other_score, threshold, separation)
+
+
+def _differ_elsewhere(place: Place, images: CellImages, of_class: Bools) -> bool:
+    """Whether the images with and without the cue differ in other cells, too.
+
+    An object that stands in one of a few places is in another one where it is not in the first.
+    """
+    with_cue, without_cue = (
+        images.features[of_class & rows] for rows in (place.has_cue, ~place.has_cue)
+    )
+    distance = _distances(with_cue, without_cue)
+    around = cv2.dilate(place.cells.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    largest = distance[~around].max(initial=0)
+    return bool(largest >= OBJECT_SHARE * distance[place.cells].mean())
+
+
+def _show_object(lacking: CellImages, others: CellImages) -> bool:
+    """Whether images of a class without a cue look more like the class than those of other classes.
+
+    Images with wrong labels do not, and what they lack may be the object. The test is that of Mann
+    and Whitney, one-sided.
+    """
+    if not len(others):
+        return False
+    test = stats.mannwhitneyu(lacking.margins, others.margins, alternative="greater")
+    return bool(test.pvalue < SURE)
+
+
+def _are_same(one: Place, other: Place, of_class: Bools) -> bool:
+    both, either = (
+        combine(one.has_cue, other.has_cue)[of_class].sum()
+        for combine in (np.logical_and, np.logical_or)
+    )
+    return bool(both >= divisions.SAME_WITH * either)
+
+
+def _distances(one: Floats, other: Floats) -> NDArray[np.float64]:
+    """The differences of two groups, 0 where they are below SURE_ERRORS."""
+    errors = np.sqrt(1 / len(one) + 1 / len(other))
+    difference = _differences(one, other)
+    return np.where(difference >= SURE_ERRORS * errors, difference, 0.0)
+
+
+def _differences(one: Floats, other: Floats) -> NDArray[np.float64]:
+    """Differences (h, w) of the means of two groups, in pooled standard deviations.
+
+    Args:
+        one, other: features (n, f, h, w) and (m, f, h, w); the one that differs most counts.
+    """
+    pooled = np.sqrt((one.var(axis=0) + other.var(axis=0)) / 2 + ROUNDING)
+    return np.asarray((np.abs(one.mean(axis=0) - other.mean(axis=0)) / pooled).max(axis=0))
