@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cam.graph import TOKENS
 from pipeline.config import Config
 from pipeline.data.datasets import open_source
 from pipeline.data.source import DecodedImage
@@ -82,6 +83,32 @@ class AuditedModel:
             torch.cat([block.detach().bfloat16() for block in activations]),
             torch.cat([block.detach().float() for block in logits]),
         )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a cell of the target layer's map holds what the image shows there.
+
+        The tokens of a transformer's last blocks hold what the whole image shows.
+        """
+        return self.classifier.layout.kind != TOKENS
+
+    def activity(self, images: Tensor, activations: Tensor | None = None) -> Tensor:
+        """Compute where the objects probably are in images (n, 3, H, W) uint8, at the layer's grid.
+
+        Args:
+            images: the images.
+            activations: the target layer's output for them, if it is known.
+
+        Returns:
+            (n, h, w): the energy of the activations where they are local, else the saliency of the
+            pixels.
+        """
+        if self.is_local:
+            known = self.activations(images)[0] if activations is None else activations
+            return known.float().square().sum(dim=1)
+        self.n_predicted += len(images)
+        blocks = torch.split(images, BATCH)
+        return torch.cat([inference.saliency(self.classifier, block) for block in blocks])
 
     def evidence(self, images: Tensor, class_index: int) -> ClassEvidence:
         """Compute what the target layer contributes to a class in images (n, 3, H, W) uint8."""

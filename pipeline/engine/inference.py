@@ -187,11 +187,6 @@ class ClassEvidence:
     activations: Tensor
     gradients: Tensor
 
-    @property
-    def energy(self) -> Tensor:
-        """Sum of the squared activations over the channels (N, h, w)."""
-        return self.activations.float().square().sum(dim=1)
-
 
 def class_evidence(
     forward: graph.Forward, classifier: Classifier, images: Tensor, class_index: int
@@ -212,6 +207,32 @@ def class_evidence(
     return ClassEvidence(
         logits.detach().float(), activations.detach().bfloat16(), gradients.detach().bfloat16()
     )
+
+
+def saliency(classifier: Classifier, images: Tensor) -> Tensor:
+    """Compute where the pixels matter for the predicted class of uint8 images (N, 3, H, W).
+
+    Gradient times input (Shrikumar et al., "Not Just a Black Box", arXiv 1605.01713), with the mean
+    of each image's channel as the baseline, for the predicted logit minus the mean of the others.
+    Magnitudes are averaged over the cells of the target layer's map; the square root makes the few
+    largest ones count for less.
+
+    Returns:
+        (N, h, w) float32, not negative; 0 where the model lets no gradient through to its input.
+    """
+    with graph.frozen(classifier.module), torch.inference_mode(mode=False), torch.enable_grad():
+        inputs = classifier.input(images).detach().clone().requires_grad_()
+        logits = classifier.module(inputs)
+        own = logits.amax(dim=1)
+        difference = own - (logits.sum(dim=1) - own) / max(1, logits.shape[1] - 1)
+        gradients = None
+        if difference.requires_grad:
+            (gradients,) = torch.autograd.grad(difference.sum(), inputs, allow_unused=True)
+    if gradients is None:
+        return inputs.new_zeros((len(images), *classifier.grid))
+    values = inputs.detach()
+    products = gradients * (values - values.mean(dim=(2, 3), keepdim=True))
+    return F.adaptive_avg_pool2d(products.float().abs().sum(dim=1), classifier.grid).sqrt()
 
 
 def probabilities(forward: graph.Forward, classifier: Classifier, images: Tensor) -> Tensor:

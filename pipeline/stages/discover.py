@@ -160,7 +160,9 @@ def _find_candidates(config: Config, setup: Setup, rows: Rows) -> Iterator[tuple
     rng = np.random.default_rng(config.seed)
     compared = sample.select(np.sort(rng.permutation(len(sample.index))[:MAX_OTHERS]))
     pixels, _ = model.load_images(compared.index)
-    others = OtherImages(compared, *model.activations(pixels), local_features.cell_features(pixels))
+    others = OtherImages(
+        compared, *model.activations(pixels), local_features.pixel_features(pixels)
+    )
     for class_index in np.unique(np.concatenate([sample.predicted, sample.own])).tolist():
         own = sample.images_of(
             class_index,
@@ -170,12 +172,15 @@ def _find_candidates(config: Config, setup: Setup, rows: Rows) -> Iterator[tuple
         if len(own.index) < candidate_rows.MIN_IMAGES:
             continue
         pixels, _ = model.load_images(own.index)
+        evidence = model.evidence(pixels, class_index)
         images = ClassImages(
             class_index,
             setup.class_names[class_index],
             own,
-            model.evidence(pixels, class_index),
-            local_features.cell_features(pixels),
+            evidence,
+            model.activity(pixels, evidence.activations),
+            model.is_local,
+            local_features.pixel_features(pixels),
         )
         yield from candidates.find_candidates(images, others, config.seed)
     log.info("the search for candidates took the target layer of %d images", model.n_predicted)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.shortcuts import places
-from pipeline.analysis.shortcuts.places import CellImages, Place
+from pipeline.analysis.shortcuts.pixel_groups import MeasuredImages
+from pipeline.analysis.shortcuts.places import Place
 
 GRID, N, WITH_CUE = 8, 100, 80
 CORNER, OPPOSITE, MIDDLE = np.zeros((3, GRID, GRID), bool)
@@ -15,18 +16,18 @@ ALL = np.ones(N, bool)
 HAS_CUE = np.arange(N) < WITH_CUE
 
 
-def images(seed: int, margin: float = 0.0) -> CellImages:
+def images(seed: int, margin: float = 0.0) -> MeasuredImages:
     """N images of noise; their mean margin is as given."""
     rng = np.random.default_rng(seed)
     features = rng.normal(100, 10, (N, 4, GRID, GRID)).astype(np.float32)
-    return CellImages(features, rng.normal(margin, 1, N).astype(np.float32))
+    return MeasuredImages(features, rng.normal(margin, 1, N).astype(np.float32))
 
 
-def mark(of: CellImages, cells: np.ndarray, shift: float, rows: np.ndarray = HAS_CUE) -> None:
+def mark(of: MeasuredImages, cells: np.ndarray, shift: float, rows: np.ndarray = HAS_CUE) -> None:
     of.features[np.ix_(rows, [0, 1])] += shift * cells
 
 
-def find(own: CellImages) -> list[Place]:
+def find(own: MeasuredImages) -> list[Place]:
     return places.find_places(own, images(1), ALL)
 
 
@@ -39,9 +40,9 @@ def test_a_mark_divides_a_class_whose_images_without_it_look_like_the_class(marg
     assert len(found) == (1 if margin else 0)
     for place in found:
         np.testing.assert_array_equal(place.cells, CORNER)
-        np.testing.assert_array_equal(place.has_cue, HAS_CUE)
-        assert place.separation > 5
-        assert (place.elsewhere < place.threshold).all()
+        np.testing.assert_array_equal(place.division.has_cue, HAS_CUE)
+        assert place.division.separation > 5
+        assert not place.division.elsewhere.any()
 
 
 def test_marks_in_the_same_images_are_one_place_and_in_others_another() -> None:

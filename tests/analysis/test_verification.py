@@ -46,9 +46,10 @@ from pipeline.analysis.verification.findings import Finding
 from pipeline.analysis.verification.image_pool import SCREENING, TEST, ImagePool, SourceLoader
 from pipeline.analysis.verification.verdicts import Decision
 from pipeline.analysis.verification.verifier import Verifier
-from pipeline.cam.graph import CHANNELS_FIRST, Layout
+from pipeline.cam.graph import CHANNELS_FIRST, TOKENS, Layout
 from pipeline.config import AnalysisConfig
 from pipeline.data.source import DecodedImage
+from pipeline.engine import inference
 from pipeline.errors import DataError
 from pipeline.model.classifier import Classifier
 from pipeline.model.outputs import MULTICLASS, LogitsModule
@@ -127,14 +128,16 @@ def found_candidates(model: AuditedModel) -> tuple[list[dict[str, Any]], pa.Tabl
     """Candidates of all classes, and their rows of concepts."""
     sample = sample_of(model)
     pixels, _ = model.load_images(sample.index)
-    others = OtherImages(sample, *model.activations(pixels), local_features.cell_features(pixels))
+    features = local_features.pixel_features(pixels)
+    others = OtherImages(sample, *model.activations(pixels), features)
     rows, tables = [], []
     for number, name in enumerate(CLASSES):
         own = sample.images_of(number, 100, np.random.default_rng(0))
         pixels, _ = model.load_images(own.index)
         evidence = model.evidence(pixels, number)
-        features = local_features.cell_features(pixels)
-        images = ClassImages(number, name, own, evidence, features)
+        features = local_features.pixel_features(pixels)
+        activity = model.activity(pixels, evidence.activations)
+        images = ClassImages(number, name, own, evidence, activity, model.is_local, features)
         for row, table in candidates.find_candidates(images, others, 0):
             rows.append(row)
             tables.append(table)
@@ -156,7 +159,7 @@ def verified() -> tuple[AuditedModel, Verifier, list[Decision], list[dict[str, A
     """A model that relies on the cue: verification and decisions, without candidates of a place."""
     model = make_model()
     rows, concepts = found_candidates(model)
-    rows = [row for row in rows if row["kind"] != candidate_rows.PLACE]
+    rows = [row for row in rows if row["kind"] != candidate_rows.AT_PLACE]
     verification = verification_of(model, concepts)
     return model, verification, verification.run(rows), rows
 
@@ -229,6 +232,30 @@ def test_the_cue_is_confirmed_with_its_place_and_nothing_else(
     assert sorted(found.removal.index.tolist()) == list(range(80, 80 + WITH_CUE))
 
 
+def test_objects_are_sought_in_the_pixels_where_the_layer_is_not_local() -> None:
+    """Tokens mix all of the image: concepts have no place, and saliency takes their place."""
+    model = make_model()
+    pixels, _ = model.load_images(np.arange(8))
+    assert model.is_local
+    energy = model.activations(pixels)[0].float().square().sum(dim=1)
+    torch.testing.assert_close(model.activity(pixels), energy)
+    tokens = replace(model.classifier, layout=Layout(TOKENS, GRID, GRID))
+    mixing = AuditedModel(tokens, model.read)
+    activity = mixing.activity(pixels)
+    assert not mixing.is_local
+    torch.testing.assert_close(activity, inference.saliency(tokens, pixels))
+    evidence = model.evidence(pixels, 2)
+    sample = sample_of(model).select(np.arange(8))
+    features = local_features.pixel_features(pixels)
+    ones, shown = np.ones((8, GRID, GRID), np.float32), np.ones(8, bool)
+    for is_local in (True, False):
+        images = ClassImages(2, "blue", sample, evidence, activity, is_local, features)
+        columns = candidate_rows.map_columns(images, ones, ones, ones, shown)
+        assert np.any(columns["presence"]) == np.any(columns["evidence"]) == is_local
+        same = np.array_equal(columns["other_evidence"], columns["activity"])
+        assert same != is_local
+
+
 def test_an_unused_cue_is_no_finding() -> None:
     rows, concepts = found_candidates(make_model(0.0))
     assert claimed(verification_of(make_model(0.0), concepts).run(rows)) == []
@@ -263,7 +290,7 @@ def test_a_cue_in_one_place_is_found_by_its_pixels_alone(weight: float) -> None:
     """The cue fills the lower left corner of 30 of 40 blue images."""
     model = make_model(weight)
     rows, concepts = found_candidates(model)
-    rows = [row for row in rows if row["kind"] == candidate_rows.PLACE]
+    rows = [row for row in rows if row["kind"] == candidate_rows.AT_PLACE]
     assert {row["class_name"] for row in rows} == {"blue"}
     assert set(rows[0]["donor_index"]) == set(range(80, 80 + WITH_CUE))
     verification = verification_of(model, concepts)
@@ -278,6 +305,35 @@ def test_a_cue_in_one_place_is_found_by_its_pixels_alone(weight: float) -> None:
         assert found.cue.region == one_cell_more  # colours are means of 3 x 3 pixels
         assert sorted(found.removal.index.tolist()) == list(range(80, 80 + WITH_CUE))
         assert {each.change for each in found.illustrations} == {"added", "removed"}
+
+
+@pytest.mark.parametrize("weight", [200.0, 0.0])
+def test_a_tint_of_the_whole_picture_is_found_by_its_pixels_alone(
+    monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    """30 of 40 blue squares stand before magenta, all others before grey.
+
+    The layer is active on magenta, so that the object cannot be told from it: a property.
+    """
+
+    def draw_tinted(n: int = PER_CLASS) -> Pixels:
+        drawn = untinted(n)
+        for picture in drawn[2 * n : 2 * n + WITH_CUE]:
+            is_grey = picture[..., 0] == picture[..., 1]
+            picture[is_grey] = CUE - (picture[is_grey] // 20)
+        return drawn
+
+    untinted = draw_images
+    monkeypatch.setattr(sys.modules[__name__], "draw_images", draw_tinted)
+    model = make_model(weight)
+    rows, concepts = found_candidates(model)
+    rows = [row for row in rows if row["kind"] == candidate_rows.STYLE]
+    assert [row["class_name"] for row in rows] == ["blue"]
+    assert set(rows[0]["donor_index"]) == set(range(80, 80 + WITH_CUE))
+    assert set(rows[0]["without_index"]) <= set(range(80 + WITH_CUE, 120))
+    decisions = claimed(verification_of(model, concepts).run(rows))
+    assert len(decisions) == (1 if weight else 0)
+    assert all(each.gain > 0.9 for each in decisions)
 
 
 def test_where_objects_stand_is_no_place_of_a_cue() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -371,3 +373,46 @@ def test_no_step_of_a_batch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch
         inference.explain(forward, model, images, labels, method="gradcam", projection=matrix)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             images.sum().item()
+
+
+class Linear(nn.Module):
+    """A linear classifier of the pixels; under no_grad it lets no gradient through."""
+
+    def __init__(self, *, lets_gradients: bool) -> None:
+        super().__init__()
+        self.lets_gradients = lets_gradients
+        torch.manual_seed(0)
+        self.head = nn.Linear(3 * SIDE * SIDE, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 4)."""
+        with torch.set_grad_enabled(self.lets_gradients and torch.is_grad_enabled()):
+            logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("lets_gradients", [True, False])
+def test_the_saliency_of_a_linear_model_is_known(lets_gradients: bool) -> None:
+    """Weights times the pixels without their mean, by numpy in cells of 3 x 4 pixels."""
+    network = Linear(lets_gradients=lets_gradients).train()
+    model = replace(
+        classifier(4),
+        module=LogitsModule(network, "multiclass"),
+        layout=Layout(CHANNELS_FIRST, 4, 3),
+    )
+    images = pictures(5)
+    found = inference.saliency(model, images)
+    assert found.shape == (5, 4, 3)
+    assert network.training
+    assert all(each.grad is None and each.requires_grad for each in network.parameters())
+    if not lets_gradients:
+        assert not found.any()
+        return
+    weights = network.head.weight.detach().double().numpy()
+    values = images.double().numpy() / 127.5 - 1
+    predicted = (values.reshape(5, -1) @ weights.T + network.head.bias.detach().numpy()).argmax(1)
+    slopes = np.stack([weights[c] - np.delete(weights, c, 0).mean(0) for c in predicted])
+    centred = values - values.mean(axis=(2, 3), keepdims=True)
+    products = np.abs(slopes.reshape(values.shape) * centred).sum(axis=1)
+    wanted = np.sqrt(products.reshape(5, 4, 3, 3, 4).mean(axis=(2, 4)))
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4)

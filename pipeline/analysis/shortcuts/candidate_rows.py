@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.analysis.local_features import PixelFeatures
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.analysis.shortcuts.divisions import Bools, Floats
 from pipeline.engine.inference import ClassEvidence
@@ -19,8 +20,10 @@ from pipeline.storage.schema import CANDIDATES, Row, concepts_schema
 
 CONCEPT = "concept"
 """Kind of a candidate that comes from the concepts of the target layer."""
-PLACE = "place"
+AT_PLACE = "place"
 """Kind of a candidate that comes from the pixels of one place in the picture."""
+STYLE = "style"
+"""Kind of a candidate that comes from statistics of the pixels of the whole picture."""
 COMMON = "common"
 """Kind of a candidate that is one concept of a class, which all its images have and others lack: a
 cue of all images does not divide the class."""
@@ -42,24 +45,28 @@ class ClassImages:
         class_index, name: the class.
         sample: the images.
         evidence: of the target layer for the class, in these images.
-        features: of the cells of these images (cell_features).
+        activity: (n, h, w), where the objects probably are.
+        is_local: whether the cells of the target layer hold what the images show there.
+        pixels: features of the pixels of these images.
     """
 
     class_index: int
     name: str
     sample: ClassSample
     evidence: ClassEvidence
-    features: Floats
+    activity: Tensor
+    is_local: bool
+    pixels: PixelFeatures
 
 
 @dataclass(frozen=True)
 class OtherImages:
-    """Sampled images of all classes: activations (n, C, h, w), logits (n, K), and cell_features."""
+    """Sampled images of all classes, with activations (n, C, h, w) and logits (n, K)."""
 
     sample: ClassSample
     activations: Tensor
     logits: Tensor
-    features: Floats
+    pixels: PixelFeatures
 
     def without(self, class_index: int) -> OtherImages:
         """The images that are neither labelled nor predicted as a class."""
@@ -69,7 +76,7 @@ class OtherImages:
             self.sample.select(rows),
             self.activations[chosen],
             self.logits[chosen],
-            self.features[rows],
+            self.pixels.select(rows),
         )
 
 
@@ -115,18 +122,37 @@ def without_concepts(
     identifier: str, images: ClassImages, has_cue: Bools, score: Floats, shown: Bools
 ) -> pa.Table:
     """Rows of concepts_schema of a candidate that has no concepts."""
-    energy = images.evidence.energy.cpu().numpy()
-    activity, nothing = quantise(energy, shown), quantise(np.zeros_like(energy), shown)
+    nothing = np.zeros(images.activity.shape, np.float32)
     columns = {
         "has_cue": has_cue,
         "score": score.astype(np.float32),
         "contribution": np.zeros(len(has_cue), np.float32),
-        "presence": nothing,
-        "evidence": nothing,
-        "other_evidence": activity,
-        "activity": activity,
+        **map_columns(images, nothing, nothing, images.activity.cpu().numpy(), shown),
     }
     return to_table(identifier, images, columns)
+
+
+def map_columns(
+    images: ClassImages, presence: Floats, evidence: Floats, other_evidence: Floats, shown: Bools
+) -> dict[str, Any]:
+    """The columns of concepts_schema that hold maps.
+
+    Args:
+        images: n images of a class. If their target layer is not local, concepts have no place, and
+            the activity takes the place of the other evidence.
+        presence, evidence, other_evidence: (n, h, w).
+        shown: (n,) whether an image's maps are kept.
+    """
+    activity = images.activity.cpu().numpy()
+    if not images.is_local:
+        presence = evidence = np.zeros_like(activity)
+        other_evidence = activity
+    return {
+        "presence": quantise(presence, shown),
+        "evidence": quantise(evidence, shown),
+        "other_evidence": quantise(other_evidence, shown),
+        "activity": quantise(activity, shown),
+    }
 
 
 def to_table(identifier: str, images: ClassImages, columns: dict[str, Any]) -> pa.Table:
@@ -139,7 +165,7 @@ def to_table(identifier: str, images: ClassImages, columns: dict[str, Any]) -> p
         "margin": margins(images.evidence.logits, images.class_index),
         **columns,
     }
-    height, width = images.evidence.energy.shape[1:]
+    height, width = images.activity.shape[1:]
     schema = concepts_schema((height, width))
     return pa.Table.from_arrays(
         [pa.array(complete[field.name], field.type, from_pandas=True) for field in schema],

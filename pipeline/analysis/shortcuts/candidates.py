@@ -13,11 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.analysis.shortcuts import candidate_rows, divisions, places, whole_class
-from pipeline.analysis.shortcuts.candidate_rows import CONCEPT, PLACE, ClassImages, OtherImages
+from pipeline.analysis.shortcuts import candidate_rows, divisions, places, styles, whole_class
+from pipeline.analysis.shortcuts.candidate_rows import (
+    AT_PLACE,
+    CONCEPT,
+    STYLE,
+    ClassImages,
+    OtherImages,
+)
 from pipeline.analysis.shortcuts.concepts import ConceptMaps, Concepts
 from pipeline.analysis.shortcuts.divisions import Bools, Division
-from pipeline.analysis.shortcuts.places import CellImages
+from pipeline.analysis.shortcuts.pixel_groups import MeasuredImages, PixelDivision
 from pipeline.storage.schema import Row
 
 Found = Iterator[tuple[Row, pa.Table]]
@@ -34,7 +40,7 @@ def find_candidates(images: ClassImages, others: OtherImages, seed: int) -> Foun
 
     Yields:
         A row of CANDIDATES, and the rows of concepts_schema of its images: the divisions of the
-        class by concepts and by the pixels of one place, its common concepts, and its context.
+        class by concepts and by pixels, its common concepts, and its context.
     """
     concepts = Concepts.fit(images.evidence.activations, seed)
     maps = concepts.maps(images.evidence.activations, images.evidence.gradients)
@@ -42,7 +48,7 @@ def find_candidates(images: ClassImages, others: OtherImages, seed: int) -> Foun
     elsewhere = concepts.strength(other.activations)
     rng = np.random.default_rng((seed, images.class_index))
     yield from _by_concepts(images, maps, other, divisions.summarise(elsewhere), rng)
-    yield from _by_places(images, other, rng)
+    yield from _by_pixels(images, other, rng)
     yield from whole_class.find_whole_class(images, maps, elsewhere)
 
 
@@ -64,7 +70,7 @@ def _by_concepts(
                 "raised_by": "concepts that divide the images of the class",
                 "statistic": division.separation,
                 "contribution": division.contribution,
-                **_groups(images, of_class, division.has_cue),
+                **_groups(images, division.with_cue, division.without_cue),
                 "groups": candidate_rows.group_table(
                     images.sample,
                     of_class,
@@ -77,51 +83,70 @@ def _by_concepts(
         yield row, _concept_rows(row["candidate_id"], images, maps, division, rng)
 
 
-def _by_places(images: ClassImages, other: OtherImages, rng: np.random.Generator) -> Found:
-    """Candidates from the pixels of one place that divide a class."""
+def _by_pixels(images: ClassImages, other: OtherImages, rng: np.random.Generator) -> Found:
+    """Candidates from the pixels of one place, and of the whole picture, that divide a class."""
     of_class = images.sample.own == images.class_index
-    own, elsewhere = (
-        CellImages(features, candidate_rows.margins(logits, images.class_index))
-        for features, logits in (
-            (images.features, images.evidence.logits),
-            (other.features, other.logits),
-        )
+    own_margins, other_margins = (
+        candidate_rows.margins(logits, images.class_index)
+        for logits in (images.evidence.logits, other.logits)
     )
-    found = places.find_places(own, elsewhere, of_class)
-    for number, place in enumerate(found, start=1):
-        row = candidate_rows.complete(
-            {
-                "kind": PLACE,
-                "place": f"place {number}",
-                "raised_by": "pixels of one place that differ from those of other classes",
-                "statistic": place.separation,
-                "cells": place.cells.tolist(),
-                **_groups(images, of_class, place.has_cue),
-                "groups": candidate_rows.group_table(
-                    images.sample,
-                    of_class,
-                    place.has_cue,
-                    other.sample,
-                    place.elsewhere > place.threshold,
-                ),
-            }
-        )
-        shown = _shown(images, place.has_cue, of_class & ~place.has_cue, rng)
-        yield (
-            row,
-            candidate_rows.without_concepts(
-                row["candidate_id"], images, place.has_cue, place.score, shown
+    found_places = places.find_places(
+        MeasuredImages(images.pixels.cells, own_margins),
+        MeasuredImages(other.pixels.cells, other_margins),
+        of_class,
+    )
+    for number, place in enumerate(found_places, start=1):
+        row = {
+            "kind": AT_PLACE,
+            "place": f"place {number}",
+            "raised_by": "pixels of one place that differ from those of other classes",
+            "cells": place.cells.tolist(),
+        }
+        yield _of_division(row, images, other, place.division, rng)
+    style = styles.find_style(
+        MeasuredImages(images.pixels.style, own_margins),
+        MeasuredImages(other.pixels.style, other_margins),
+        of_class,
+    )
+    if style is not None:
+        raised_by = "colours or fine structure that differ from those of other classes"
+        row = {"kind": STYLE, "place": STYLE, "raised_by": raised_by}
+        yield _of_division(row, images, other, style, rng)
+
+
+def _of_division(
+    row: dict[str, Any],
+    images: ClassImages,
+    other: OtherImages,
+    division: PixelDivision,
+    rng: np.random.Generator,
+) -> tuple[Row, pa.Table]:
+    """Complete the row of a division by pixels, and make its rows of concepts_schema."""
+    of_class = images.sample.own == images.class_index
+    complete = candidate_rows.complete(
+        {
+            **row,
+            "statistic": division.separation,
+            **_groups(images, division.with_cue, division.without_cue),
+            "groups": candidate_rows.group_table(
+                images.sample, of_class, division.has_cue, other.sample, division.elsewhere
             ),
-        )
+        }
+    )
+    shown = _shown(images, division.has_cue, division.without_cue, rng)
+    table = candidate_rows.without_concepts(
+        complete["candidate_id"], images, division.has_cue, division.score, shown
+    )
+    return complete, table
 
 
-def _groups(images: ClassImages, of_class: Bools, has_cue: Bools) -> dict[str, Any]:
-    """The class, and its images with and without the cue."""
+def _groups(images: ClassImages, with_cue: Bools, without_cue: Bools) -> dict[str, Any]:
+    """The class, and its images with and without the cue, of masks (n,)."""
     return {
         "class_index": images.class_index,
         "class_name": images.name,
-        "donor_index": images.sample.index[of_class & has_cue].tolist(),
-        "without_index": images.sample.index[of_class & ~has_cue].tolist(),
+        "donor_index": images.sample.index[with_cue].tolist(),
+        "without_index": images.sample.index[without_cue].tolist(),
     }
 
 
@@ -153,9 +178,12 @@ def _concept_rows(
         "has_cue": division.has_cue,
         "score": division.score.astype(np.float32),
         "contribution": (maps.contribution @ division.weights).sum(axis=(1, 2)),
-        "presence": candidate_rows.quantise(maps.strength @ division.weights, shown),
-        "evidence": candidate_rows.quantise(positive @ division.weights, shown),
-        "other_evidence": candidate_rows.quantise(positive @ (1 - division.weights), shown),
-        "activity": candidate_rows.quantise(images.evidence.energy.cpu().numpy(), shown),
+        **candidate_rows.map_columns(
+            images,
+            maps.strength @ division.weights,
+            positive @ division.weights,
+            positive @ (1 - division.weights),
+            shown,
+        ),
     }
     return candidate_rows.to_table(identifier, images, columns)

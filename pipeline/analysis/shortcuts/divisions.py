@@ -150,7 +150,7 @@ def _starts(
     total = maps.total
     columns = [*features.T, total]
     if len(others) >= MIN_GROUP:
-        columns.append(features @ _discriminant(features[of_class], others))
+        columns.append(features @ discriminant(features[of_class], others))
     for values in columns:
         if values[of_class].std() < TINY:
             continue
@@ -171,7 +171,7 @@ def _refine(start: Bools, features: Floats, of_class: Bools) -> Floats | None:
         groups = features[with_cue], features[of_class & ~with_cue]
         if _is_too_small(*map(len, groups)):
             return None
-        direction = _discriminant(*groups)
+        direction = discriminant(*groups)
         score = features @ direction
         with_cue = of_class & (score > _best_threshold(score[of_class]))
     return direction
@@ -182,7 +182,7 @@ def _is_too_small(n_one: int, n_other: int) -> bool:
     return min(n_one, n_other) < smallest_group(n_one + n_other)
 
 
-def _discriminant(one: Floats, other: Floats) -> Floats:
+def discriminant(one: Floats, other: Floats) -> Floats:
     """Direction (d,) of the regularised linear discriminant between groups (n, d) and (m, d)."""
     n_all = len(one) + len(other)
     within = sum(

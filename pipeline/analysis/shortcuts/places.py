@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from pipeline.analysis.shortcuts import divisions
+from pipeline.analysis.shortcuts import divisions, pixel_groups
 from pipeline.analysis.shortcuts.divisions import Bools, Floats
+from pipeline.analysis.shortcuts.pixel_groups import MeasuredImages, PixelDivision
 
 MIN_DISTINCT = 0.5
 """Difference of the means of two groups, in pooled standard deviations, from which cells differ."""
@@ -28,8 +28,6 @@ MAX_PLACE = 0.5
 OBJECT_SHARE = 0.3
 """Share of the difference at a place that images may show without the cue, or outside the place.
 Where they show more, the difference comes from the object of the class."""
-SURE = 0.01
-"""p-value below which images without the cue surely show the object of the class."""
 MAX_PARTS = 8
 """Most connected parts of the picture that are tried."""
 MAX_PLACES = 2
@@ -38,52 +36,20 @@ ROUNDING = 1 / 12
 """Variance of the rounding to whole grey levels, which is added to that of every feature."""
 
 
-@dataclass(frozen=True)
-class CellImages:
-    """n images.
-
-    Attributes:
-        features: (n, f, h, w) features of the cells, such as colours.
-        margins: (n,) logit of the class minus the largest other logit.
-    """
-
-    features: Floats
-    margins: Floats
-
-    def __len__(self) -> int:
-        return len(self.margins)
-
-    def select(self, rows: Bools) -> CellImages:
-        """Some of the images, by a mask (n,)."""
-        return CellImages(self.features[rows], self.margins[rows])
-
-
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A place, and the images of a class that differ from others in it.
+    """A place, and the division of a class by it.
 
     Attributes:
         cells: (GRID, GRID).
-        score: (n,) position of an image between the means of the class and of other classes.
-        elsewhere: (m,) the same of images of other classes.
-        threshold: score above which an image has the cue.
-        separation: difference of the mean scores of the images of the class with and without the
-            cue, over their pooled standard deviation.
+        division: of the images.
     """
 
     cells: Bools
-    score: Floats
-    elsewhere: Floats
-    threshold: float
-    separation: float
-
-    @property
-    def has_cue(self) -> Bools:
-        """Whether each image (n,) has the cue."""
-        return np.asarray(self.score > self.threshold)
+    division: PixelDivision
 
 
-def find_places(images: CellImages, others: CellImages, of_class: Bools) -> list[Place]:
+def find_places(images: MeasuredImages, others: MeasuredImages, of_class: Bools) -> list[Place]:
     """Find the places of the marks of a class that do not move.
 
     Cells where the class differs from other classes are divided into connected parts. Each part
@@ -91,7 +57,8 @@ def find_places(images: CellImages, others: CellImages, of_class: Bools) -> list
     too, it is the object that stands there. Parts of the same images are one place.
 
     Args:
-        images: n images that are labelled or predicted as a class.
+        images: n images that are labelled or predicted as a class, with features (n, f, h, w) of
+            their cells.
         others: m images of other classes.
         of_class: (n,) whether an image is of the class.
 
@@ -105,7 +72,7 @@ def find_places(images: CellImages, others: CellImages, of_class: Bools) -> list
         place = _describe(cells, images, others, of_class)
         if place is None:
             continue
-        same = next((each for each in found if _are_same(each, place, of_class)), None)
+        same = next((each for each in found if _are_same(each, place)), None)
         if same is None:
             found.append(place)
         else:
@@ -114,9 +81,9 @@ def find_places(images: CellImages, others: CellImages, of_class: Bools) -> list
     fitting = [
         place
         for place in found
-        if place.cells.mean() <= MAX_PLACE and not _differ_elsewhere(place, images, of_class)
+        if place.cells.mean() <= MAX_PLACE and not _differ_elsewhere(place, images)
     ]
-    return sorted(fitting, key=lambda each: -each.separation)[:MAX_PLACES]
+    return sorted(fitting, key=lambda each: -each.division.separation)[:MAX_PLACES]
 
 
 def _parts(distance: NDArray[np.float64]) -> Iterator[Bools]:
@@ -134,7 +101,7 @@ def _parts(distance: NDArray[np.float64]) -> Iterator[Bools]:
 
 
 def _describe(
-    cells: Bools, images: CellImages, others: CellImages, of_class: Bools
+    cells: Bools, images: MeasuredImages, others: MeasuredImages, of_class: Bools
 ) -> Place | None:
     """The place in cells; None where it does not divide the class, or where an object stands."""
     inside, elsewhere = images.features[:, :, cells], others.features[:, :, cells]
@@ -147,7 +114,7 @@ def _describe(
     if min(with_cue.sum(), without_cue.sum()) < divisions.smallest_group(int(of_class.sum())):
         return None
     lacking = images.select(without_cue)
-    if not _show_object(lacking, others.select(other_score <= threshold)):
+    if not pixel_groups.show_object(lacking, others.select(other_score <= threshold)):
         return None
     distance, remaining = (
         _differences(features, others.features)[cells].mean()
@@ -156,16 +123,18 @@ def _describe(
     if remaining >= OBJECT_SHARE * distance:
         return None
     separation = divisions.separation(score[of_class], has_cue[of_class])
-    return Place(cells, score, other_score, threshold, separation)
+    elsewhere = other_score > threshold
+    division = PixelDivision(with_cue, without_cue, has_cue, elsewhere, score, separation)
+    return Place(cells, division)
 
 
-def _differ_elsewhere(place: Place, images: CellImages, of_class: Bools) -> bool:
+def _differ_elsewhere(place: Place, images: MeasuredImages) -> bool:
     """Whether the images with and without the cue differ in other cells, too.
 
     An object that stands in one of a few places is in another one where it is not in the first.
     """
     with_cue, without_cue = (
-        images.features[of_class & rows] for rows in (place.has_cue, ~place.has_cue)
+        images.features[rows] for rows in (place.division.with_cue, place.division.without_cue)
     )
     distance = _distances(with_cue, without_cue)
     around = cv2.dilate(place.cells.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -173,21 +142,9 @@ def _differ_elsewhere(place: Place, images: CellImages, of_class: Bools) -> bool
     return bool(largest >= OBJECT_SHARE * distance[place.cells].mean())
 
 
-def _show_object(lacking: CellImages, others: CellImages) -> bool:
-    """Whether images of a class without a cue look more like the class than those of other classes.
-
-    Images with wrong labels do not, and what they lack may be the object. The test is that of Mann
-    and Whitney, one-sided.
-    """
-    if not len(others):
-        return False
-    test = stats.mannwhitneyu(lacking.margins, others.margins, alternative="greater")
-    return bool(test.pvalue < SURE)
-
-
-def _are_same(one: Place, other: Place, of_class: Bools) -> bool:
+def _are_same(one: Place, other: Place) -> bool:
     both, either = (
-        combine(one.has_cue, other.has_cue)[of_class].sum()
+        combine(one.division.with_cue, other.division.with_cue).sum()
         for combine in (np.logical_and, np.logical_or)
     )
     return bool(both >= divisions.SAME_WITH * either)

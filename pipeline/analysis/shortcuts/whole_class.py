@@ -37,7 +37,8 @@ def find_whole_class(
     is_predicted = images.sample.predicted == images.class_index
     if is_predicted.sum() < MIN_IMAGES:
         return
-    for concept in _common_concepts(maps, is_predicted, elsewhere):
+    common = _common_concepts(maps, is_predicted, elsewhere) if images.is_local else []
+    for concept in common:
         place = f"concept {concept + 1}"
         row = _row(images, COMMON, place, "a concept that all images of the class have")
         yield row, _rows_of_common(row["candidate_id"], images, maps, concept)
@@ -98,9 +99,8 @@ def _rows_of_common(
         "has_cue": is_predicted,
         "score": strength.mean(axis=(1, 2)),
         "contribution": maps.contribution[..., concept].sum(axis=(1, 2)),
-        "presence": candidate_rows.quantise(strength, is_predicted),
-        "evidence": candidate_rows.quantise(evidence, is_predicted),
-        "other_evidence": candidate_rows.quantise(positive.sum(axis=3) - evidence, is_predicted),
-        "activity": candidate_rows.quantise(images.evidence.energy.cpu().numpy(), is_predicted),
+        **candidate_rows.map_columns(
+            images, strength, evidence, positive.sum(axis=3) - evidence, is_predicted
+        ),
     }
     return candidate_rows.to_table(identifier, images, columns)

@@ -15,7 +15,7 @@ from pipeline.analysis.audited_model import AuditedModel, Ints
 from pipeline.analysis.interventions import scenes, transfers
 from pipeline.analysis.interventions.catalogue import MIN_PRESENCE
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts.candidate_rows import CONTEXT
+from pipeline.analysis.shortcuts.candidate_rows import AT_PLACE, CONTEXT
 from pipeline.analysis.shortcuts.class_sample import ClassSample
 from pipeline.storage import arrays
 from pipeline.storage.schema import Row
@@ -87,11 +87,11 @@ class ImagePool:
 
 
 def load_recipients(model: AuditedModel, sample: ClassSample, rows: Ints) -> Scenes:
-    """Load images of the sample, and outline their objects where the target layer is active."""
+    """Load images of the sample, and outline their objects where the model is active."""
     pixels, annotated = model.load_images(sample.index[rows])
-    energy = model.activations(pixels)[0].float().square().sum(dim=1)
-    objects = scenes.outline(pixels, energy, annotated)
-    active = scenes.most_active(energy, (pixels.shape[2], pixels.shape[3]))
+    activity = model.activity(pixels)
+    objects = scenes.outline(pixels, activity, annotated)
+    active = scenes.most_active(activity, (pixels.shape[2], pixels.shape[3]))
     nothing = torch.zeros_like(objects)
     return Scenes(
         scenes.to_tensor(sample.index[rows], pixels),
@@ -164,8 +164,8 @@ class SourceLoader:
         without_cue = usable.take(pa.array(np.sort(lacking[:MAX_SOURCES])))
         return Sources(with_cue, self.lacking_cue(without_cue))
 
-    def at_place(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
-        """Load one half of the source images of a candidate of a place, as `sources` does."""
+    def by_pixels(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
+        """Load one half of the sources of a candidate of a place or a style, as `sources` does."""
         usable = has_maps(concepts)
         groups = []
         for name in ("donor_index", "without_index"):
@@ -175,7 +175,10 @@ class SourceLoader:
             if len(rows) < MIN_SOURCES:
                 return None
             rows = usable.take(pa.array(np.sort(rows[:MAX_SOURCES])))
-            groups.append(self.images_at_place(candidate, rows))
+            is_place = candidate["kind"] == AT_PLACE
+            groups.append(
+                self.images_at_place(candidate, rows) if is_place else self.lacking_cue(rows)
+            )
         return Sources(*groups)
 
     def images_at_place(self, candidate: Row, rows: pa.Table) -> Scenes:
@@ -301,7 +304,7 @@ class SourceLoader:
         without_cue = transfers.to_uint8(
             transfers.fill_holes(images.pixels, images.presence > MIN_PRESENCE)
         )
-        activity = self.model.activations(without_cue)[0].float().square().sum(dim=1)
+        activity = self.model.activity(without_cue)
         beside, alone = images.objects, scenes.outline(without_cue, activity, annotated)
         agreement = _agreement(beside, alone, images.presence < scenes.COVERING_PRESENCE)
         return replace(images, objects=torch.maximum(beside, alone)), agreement

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.analysis.interventions.catalogue import INTERVENTIONS, PLACE, STATISTICS
-from pipeline.analysis.shortcuts.candidate_rows import COMMON, CONTEXT
+from pipeline.analysis.shortcuts.candidate_rows import COMMON, CONTEXT, STYLE
 from pipeline.analysis.verification.candidate_tests import TestedCandidate
 from pipeline.analysis.verification.effects import Effect
 from pipeline.config import AnalysisConfig
@@ -97,13 +97,14 @@ def merge_same(decisions: list[Decision]) -> list[Decision]:
     """Claim only the first of a class's decisions that name the same cue.
 
     Groups of images divide a statistic of the whole picture, or a background, differently. What all
-    images of a class have contains every other cue of the class.
+    images of a class have contains every other cue of the class, and a mark changes the statistics
+    of the whole picture, too.
     """
     claimed: dict[int, set[str]] = {}
     kept = []
     for each in decisions:
         names = claimed.setdefault(each.tested.class_index, set())
-        is_whole_class = each.tested.candidate["kind"] in (COMMON, CONTEXT)
+        is_whole_class = each.tested.candidate["kind"] in (STYLE, COMMON, CONTEXT)
         is_same = is_whole_class or each.intervention in WHOLE_PICTURE & names
         decision = each
         if each.verdict and names and is_same:

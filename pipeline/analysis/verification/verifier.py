@@ -20,8 +20,7 @@ from pipeline.analysis.interventions.catalogue import (
     Trace,
 )
 from pipeline.analysis.interventions.scenes import Scenes
-from pipeline.analysis.shortcuts import candidate_rows
-from pipeline.analysis.shortcuts.candidate_rows import COMMON, CONCEPT, CONTEXT
+from pipeline.analysis.shortcuts.candidate_rows import AT_PLACE, COMMON, CONCEPT, CONTEXT, STYLE
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
 from pipeline.analysis.verification.findings import Finding
@@ -46,17 +45,21 @@ MIN_NEW_IMAGES = 6
 MIN_RECIPIENTS = 8
 """Fewest recipients of a repeated test."""
 
-REMOVAL, REPEAT, WHOLE_CLASS = 1_000_001, 1_000_002, 1_000_003
+REMOVAL, REPEAT = 1_000_001, 1_000_002
 """Seeds of further draws for a candidate, beyond all numbers of random divisions."""
 CONCEPT_CHANGES = [name for name in INTERVENTIONS if name != PLACE]
 """Names of the interventions on concepts that divide the images of a class."""
 OUTSIDE = [name for name in CONCEPT_CHANGES if INTERVENTIONS[name].leaves_object_out]
 """Names of those that can confirm a shortcut."""
-COMMON_CHANGES = ("region", "background")
-"""Names of the interventions on a concept that all images of a class have."""
-CONTEXT_CHANGES = ("background", "colour", "compression", "resolution", "noise")
-"""Names of the interventions on the context of a class. Other statistics of the whole picture are
-those of its objects, too, and every class has its own objects."""
+CHANGES = {
+    CONCEPT: CONCEPT_CHANGES,
+    AT_PLACE: [PLACE],
+    STYLE: ["background", *STATISTICS, "object colour"],
+    COMMON: ["region", "background"],
+    CONTEXT: ["background", "colour", "compression", "resolution", "noise"],
+}
+"""Names of the interventions on each kind of candidate. On the context of a class, other statistics
+of the whole picture are those of its objects, too, and every class has its own objects."""
 
 Concepts = Callable[[str], pa.Table]
 """From a candidate's id to its rows of concepts_schema."""
@@ -193,8 +196,8 @@ class Verifier:
         are no recipients of the half are the sources without the cue.
         """
         concepts = self.concepts(tested.candidate["candidate_id"])
-        if tested.candidate["kind"] == candidate_rows.PLACE:
-            return self.loader.at_place(tested.candidate, concepts, half, self.seed)
+        if tested.candidate["kind"] in (AT_PLACE, STYLE):
+            return self.loader.by_pixels(tested.candidate, concepts, half, self.seed)
         if tested.candidate["kind"] in (COMMON, CONTEXT):
             elsewhere = self.pool.of_other_classes(tested.class_index, 1 - half)
             return self.loader.whole_class(tested.candidate, concepts, elsewhere, half, self.seed)
@@ -206,21 +209,42 @@ class Verifier:
         assert sources is not None  # it was tested
         return sources
 
-    def _test_class(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
-        """Test the candidates of a class, the most promising first.
+    def _test_class(self, rows: list[Row], n_null: int) -> list[TestedCandidate]:
+        """Test the candidates of a class.
 
         Those of a place come before those of concepts: they need one intervention only, and tell
-        the place of a cue to the pixel.
+        the place of a cue to the pixel. What all images of a class have contains every other cue.
         """
-        whole_class = [row for row in rows if row["kind"] in (COMMON, CONTEXT)]
-        concepts = [row for row in rows if row["kind"] == CONCEPT]
-        places = [row for row in rows if row["kind"] == candidate_rows.PLACE]
-        ordered = places + sorted(concepts, key=lambda row: -row["statistic"] * row["contribution"])
+        places, concepts, styles, others = (
+            [row for row in rows if row["kind"] in kinds]
+            for kinds in ((AT_PLACE,), (CONCEPT,), (STYLE,), (COMMON, CONTEXT))
+        )
+        concepts.sort(key=lambda row: -row["statistic"] * row["contribution"])
+        tested = list(self._test_divisions(places + concepts, n_null))
+        is_explained = bool(self._claimed(tested))
+        first = len(tested)
+        for position, row in enumerate(styles + others, start=first):
+            each = TestedCandidate(row, (row["class_index"], position))
+            load = cache(partial(self._load, each))
+            if is_explained and row["kind"] != STYLE:
+                each.reason = "all images have the cue of another finding of the class"
+            else:
+                self.tester.test(each, load, CHANGES[row["kind"]])
+            if row["kind"] == COMMON and not each.screened and not each.reason:
+                each.reason = "the concept cannot be told from the object"
+            if row["kind"] == CONTEXT and not concepts:
+                self._test_at_random(each, load, n_null, CHANGES[CONTEXT])
+            tested.append(each)
+        return tested
+
+    def _test_divisions(self, rows: list[Row], n_null: int) -> Iterator[TestedCandidate]:
+        """Test divisions of a class, without images that the claimed ones before them explain."""
         explained: set[int] = set()
-        for position, row in enumerate(ordered):
+        to_permute = next((row for row in rows if row["kind"] == CONCEPT), None)
+        for position, row in enumerate(rows):
             whole = TestedCandidate(row, (row["class_index"], position))
             load = cache(partial(self._load, whole))
-            if position == len(places):  # the first division by concepts
+            if row is to_permute:
                 self._test_at_random(whole, load, n_null, OUTSIDE)
             new = [index for index in row["donor_index"] if index not in explained]
             tested = replace(whole, candidate={**row, "donor_index": new})
@@ -230,24 +254,9 @@ class Verifier:
                 continue
             if len(new) < len(row["donor_index"]):
                 load = cache(partial(self._load, tested))
-            is_place = row["kind"] == candidate_rows.PLACE
-            self.tester.test(tested, load, (PLACE,) if is_place else CONCEPT_CHANGES)
+            self.tester.test(tested, load, CHANGES[row["kind"]])
             if self._claimed([tested]):
                 explained.update(row["donor_index"])
-            yield tested
-        for position, row in enumerate(whole_class):
-            tested = TestedCandidate(row, (row["class_index"], WHOLE_CLASS, position))
-            if explained:
-                tested.reason = "all images have the cue of another finding of the class"
-                yield tested
-                continue
-            names = COMMON_CHANGES if row["kind"] == COMMON else CONTEXT_CHANGES
-            load = cache(partial(self._load, tested))
-            self.tester.test(tested, load, names)
-            if row["kind"] == COMMON and not tested.screened:
-                tested.reason = "the concept cannot be told from the object"
-            if not concepts and row["kind"] == CONTEXT:
-                self._test_at_random(tested, load, n_null, names)
             yield tested
 
     def _test_at_random(
