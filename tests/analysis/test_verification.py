@@ -333,7 +333,7 @@ def test_a_tint_of_the_whole_picture_is_found_by_its_pixels_alone(
     assert set(rows[0]["without_index"]) <= set(range(80 + WITH_CUE, 120))
     decisions = claimed(verification_of(model, concepts).run(rows))
     assert len(decisions) == (1 if weight else 0)
-    assert all(each.gain > 0.9 for each in decisions)
+    assert all(each.gain > 0.4 for each in decisions)
 
 
 def test_where_objects_stand_is_no_place_of_a_cue() -> None:
