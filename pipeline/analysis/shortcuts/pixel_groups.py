@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
+from pipeline.analysis.shortcuts import divisions
 from pipeline.analysis.shortcuts.divisions import Bools, Floats
 
 SURE = 0.01
@@ -51,6 +53,12 @@ class PixelDivision:
     elsewhere: Bools
     score: Floats
     separation: float
+
+
+def threshold_between(own: Floats, others: Floats) -> float:
+    """Otsu's threshold of scores (n,) of a class and (m,) of others, as if there were n of both."""
+    levels = (np.arange(len(own)) + 0.5) / len(own)
+    return divisions.otsu(np.concatenate([own, np.quantile(others, levels)]))
 
 
 def show_object(lacking: MeasuredImages, others: MeasuredImages) -> bool:

@@ -108,7 +108,7 @@ def _describe(
     variance = (inside[of_class].var(axis=0) + elsewhere.var(axis=0)) / 2 + ROUNDING
     direction = (inside[of_class].mean(axis=0) - elsewhere.mean(axis=0)) / variance
     score, other_score = ((each * direction).sum(axis=(1, 2)) for each in (inside, elsewhere))
-    threshold = divisions.otsu(np.concatenate([score[of_class], other_score]))
+    threshold = pixel_groups.threshold_between(score[of_class], other_score)
     has_cue = score > threshold
     with_cue, without_cue = of_class & has_cue, of_class & ~has_cue
     if min(with_cue.sum(), without_cue.sum()) < divisions.smallest_group(int(of_class.sum())):

@@ -45,7 +45,7 @@ def find_style(
     is_own = np.arange(len(both)) < of_class.sum()
     if divisions.areas_under_roc(both[:, None], is_own)[0] < MIN_AUC:
         return None
-    threshold, least = divisions.otsu(both), 0.0
+    threshold, least = pixel_groups.threshold_between(score[of_class], other_score), 0.0
     if (of_class & (score <= threshold)).sum() < smallest:  # the objects are part of its style
         threshold, least = divisions.otsu(score[of_class]), MIN_SEPARATION
     has_cue = score > threshold
