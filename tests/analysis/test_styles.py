@@ -31,7 +31,7 @@ def test_a_style_divides_a_class_whose_images_without_it_look_like_the_class(mar
         np.testing.assert_array_equal(found.with_cue, HAS_CUE)
         assert (found.without_cue <= ~HAS_CUE).all()
         assert found.without_cue.sum() >= 6
-        assert not found.elsewhere.any()
+        assert found.elsewhere.mean() <= 0.02
         assert found.separation > 4
 
 
