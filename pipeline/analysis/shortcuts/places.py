@@ -28,6 +28,8 @@ MAX_PLACE = 0.5
 OBJECT_SHARE = 0.3
 """Share of the difference at a place that images may show without the cue, or outside the place.
 Where they show more, the difference comes from the object of the class."""
+CHANCE = 1.46
+"""Mean of the largest of four absolute values from a standard normal distribution."""
 MAX_PARTS = 8
 """Most connected parts of the picture that are tried."""
 MAX_PLACES = 2
@@ -117,7 +119,7 @@ def _describe(
     if not pixel_groups.show_object(lacking, others.select(other_score <= threshold)):
         return None
     distance, remaining = (
-        _differences(features, others.features)[cells].mean()
+        _mean_difference(features, others.features, cells)
         for features in (images.features[with_cue], lacking.features)
     )
     if remaining >= OBJECT_SHARE * distance:
@@ -126,6 +128,13 @@ def _describe(
     elsewhere = other_score > threshold
     division = PixelDivision(with_cue, without_cue, has_cue, elsewhere, score, separation)
     return Place(cells, division)
+
+
+def _mean_difference(one: Floats, other: Floats, cells: Bools) -> float:
+    """Mean difference of two groups in cells, beyond that of two groups that differ by chance."""
+    error = CHANCE * np.sqrt(1 / len(one) + 1 / len(other))
+    mean = float(_differences(one, other)[cells].mean())
+    return float(np.sqrt(max(0.0, mean**2 - error**2)))
 
 
 def _differ_elsewhere(place: Place, images: MeasuredImages) -> bool:
