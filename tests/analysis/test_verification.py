@@ -820,6 +820,8 @@ def test_a_cue_is_described_by_its_place() -> None:
         moving[number, :, start : start + 6, start : start + 6] = 1
     scattered = replace(images, evidence=moving, objects=torch.zeros_like(images.objects))
     assert describe("region", scattered) == Description("moving")
+    found = description.describe_cue("background", scattered, batch(32, 1), is_local=False)
+    assert found == Description("background")
 
 
 def test_the_place_of_a_cue_that_does_not_move_is_seen_in_the_pixels() -> None:

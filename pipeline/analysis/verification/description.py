@@ -52,13 +52,17 @@ class Description:
     region: dict[str, float] | None = None
 
 
-def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Description:
+def describe_cue(
+    intervention: str, with_cue: Scenes, others: Scenes, *, is_local: bool = True
+) -> Description:
     """Describe the cue that an intervention proved.
 
     Args:
         intervention: name of the intervention.
         with_cue: images with the cue. Their objects are outlined without the cue's concepts.
         others: images of other classes.
+        is_local: whether a part of the image has most of the effect; where none has, a cue without
+            a fixed place is the background.
     """
     if intervention in (*STATISTICS, "object colour"):
         return Description(intervention)
@@ -81,7 +85,7 @@ def describe_cue(intervention: str, with_cue: Scenes, others: Scenes) -> Descrip
     )
     cells = fixed_cells(spread * free)
     if cells is None:
-        return Description("moving")
+        return Description("moving" if is_local else "background")
     distinct = distinct_cells((with_cue.pixels, free), (others.pixels, other_free), spread * free)
     return _at_place(cells if distinct is None else distinct)
 

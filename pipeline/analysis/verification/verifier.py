@@ -127,7 +127,9 @@ class Verifier:
             tested.class_index,
         )
         removal = self._remove(decision, sources.without_cue, recipients)
-        cue = description.describe_cue(decision.intervention, sources.with_cue, recipients)
+        name = decision.intervention
+        is_local = name != "background" or decision.is_local
+        cue = description.describe_cue(name, sources.with_cue, recipients, is_local=is_local)
         return Finding(decision, verdict, cue, removal, shown)
 
     def _locate(self, decision: Decision) -> Decision:
