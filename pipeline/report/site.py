@@ -276,8 +276,8 @@ class Site:
         limits, n_classes = self.config.analysis, len(self.tables.setup.class_names)
         return (
             f"Up to {limits.sample_per_class:,} images of each of {n_classes:,} classes were "
-            f"divided by the concepts of the target layer, and {self.tables.n_candidates:,} "
-            "candidates were tested by intervention: content of an image with the possible cue, "
+            "divided by the concepts of the target layer and by their pixels, and "
+            f"{self.tables.n_candidates:,} candidates were tested by intervention: content of an image with the possible cue, "
             "and of an image of the same class without it, was put into images of other classes. "
             "What surrounds the objects of a class was compared with that of other classes. "
             f"The cue of a shortcut must flip {100 * limits.min_effect:g}% more images than its "
