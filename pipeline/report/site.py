@@ -277,9 +277,10 @@ class Site:
         return (
             f"Up to {limits.sample_per_class:,} images of each of {n_classes:,} classes were "
             "divided by the concepts of the target layer and by their pixels, and "
-            f"{self.tables.n_candidates:,} candidates were tested by intervention: content of an image with the possible cue, "
-            "and of an image of the same class without it, was put into images of other classes. "
-            "What surrounds the objects of a class was compared with that of other classes. "
+            f"{self.tables.n_candidates:,} candidates were tested by intervention: content of an "
+            "image with the possible cue, and of an image of the same class without it, was put "
+            "into images of other classes. What surrounds the objects of a class was compared with "
+            "that of other classes. "
             f"The cue of a shortcut must flip {100 * limits.min_effect:g}% more images than its "
             f"control flips, at a false discovery rate of {100 * limits.fdr:g}%."
         )
