@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.analysis import place_words
 from pipeline.analysis.interventions import transfers
-from pipeline.analysis.interventions.catalogue import PLACE, STATISTICS
+from pipeline.analysis.interventions.catalogue import STATISTICS
 from pipeline.analysis.interventions.scenes import COVERING_PRESENCE, Scenes
 from pipeline.analysis.local_features import GRID, local_features
 from pipeline.analysis.verification.image_pool import Sources
@@ -66,8 +66,6 @@ def describe_cue(
     """
     if intervention in (*STATISTICS, "object colour"):
         return Description(intervention)
-    if intervention == PLACE:
-        return _at_place(_cells_of(with_cue.presence) >= 0.5)
     outside = 1 - with_cue.objects
     whole = torch.maximum(with_cue.objects, with_cue.active)
     spread = ((with_cue.evidence - MIN_EVIDENCE) / (FULL_EVIDENCE - MIN_EVIDENCE)).clamp(0, 1)
@@ -87,11 +85,11 @@ def describe_cue(
     if cells is None:
         return Description("moving" if is_local else "background")
     distinct = distinct_cells((with_cue.pixels, free), (others.pixels, other_free), spread * free)
-    return _at_place(cells if distinct is None else distinct)
+    return describe_place(cells if distinct is None else distinct)
 
 
-def _at_place(cells: NDArray[np.bool_]) -> Description:
-    """Describe a place; of one that has several parts, the box is that of the largest."""
+def describe_place(cells: NDArray[np.bool_]) -> Description:
+    """Describe a place (h, w); of one that has several parts, the box is that of the largest."""
     parts = place_words.parts_of_cells(cells)
     kinds = {place_words.kind_of_cells(part) for part in parts}
     return Description(

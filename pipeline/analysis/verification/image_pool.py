@@ -182,10 +182,14 @@ class SourceLoader:
         return Sources(*groups)
 
     def images_at_place(self, candidate: Row, rows: pa.Table) -> Scenes:
-        """Load images without outlines, whose cue is present in all pixels of one place."""
+        """Load images without outlines, whose cue is present in all pixels of one place.
+
+        A cell more on each side is part of it: the cells are those with most of the difference.
+        """
         images, _ = self._load(rows)
         cells = torch.tensor(candidate["cells"], device=images.pixels.device)
-        place = F.interpolate(cells[None, None].float(), size=images.pixels.shape[2:])
+        around = F.max_pool2d(cells[None, None].float(), 3, 1, 1)
+        place = F.interpolate(around, size=images.pixels.shape[2:])
         return replace(images, presence=place.expand_as(images.objects))
 
     def whole_class(

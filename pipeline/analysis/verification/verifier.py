@@ -23,6 +23,7 @@ from pipeline.analysis.interventions.scenes import Scenes
 from pipeline.analysis.shortcuts.candidate_rows import AT_PLACE, COMMON, CONCEPT, CONTEXT, STYLE
 from pipeline.analysis.verification import description, illustration, image_pool, reliance, verdicts
 from pipeline.analysis.verification.candidate_tests import CandidateTester, TestedCandidate
+from pipeline.analysis.verification.description import Description
 from pipeline.analysis.verification.findings import Finding
 from pipeline.analysis.verification.image_pool import (
     SCREENING,
@@ -127,9 +128,7 @@ class Verifier:
             tested.class_index,
         )
         removal = self._remove(decision, sources.without_cue, recipients)
-        name = decision.intervention
-        is_local = name != "background" or decision.is_local
-        cue = description.describe_cue(name, sources.with_cue, recipients, is_local=is_local)
+        cue = _describe_cue(decision, sources.with_cue, recipients)
         return Finding(decision, verdict, cue, removal, shown)
 
     def _locate(self, decision: Decision) -> Decision:
@@ -328,6 +327,14 @@ class Verifier:
     def _images_with_cue(self, tested: TestedCandidate) -> list[int]:
         rows = self.concepts(tested.candidate["candidate_id"])
         return [int(index) for index in rows.filter(rows["has_cue"])["index"].to_pylist()]
+
+
+def _describe_cue(decision: Decision, with_cue: Scenes, others: Scenes) -> Description:
+    name = decision.intervention
+    if name == PLACE:
+        return description.describe_place(np.array(decision.tested.candidate["cells"]))
+    is_local = name != "background" or decision.is_local
+    return description.describe_cue(name, with_cue, others, is_local=is_local)
 
 
 def _removing(decision: Decision) -> Intervention:
