@@ -24,7 +24,7 @@ def images(seed: int, margin: float = 0.0) -> MeasuredImages:
 
 
 def mark(of: MeasuredImages, cells: np.ndarray, shift: float, rows: np.ndarray = HAS_CUE) -> None:
-    of.features[np.ix_(rows, [0, 1])] += shift * cells
+    of.features[rows, :2] += shift * cells
 
 
 def find(own: MeasuredImages) -> list[Place]:

@@ -303,6 +303,7 @@ def test_a_cue_in_one_place_is_found_by_its_pixels_alone(weight: float) -> None:
         assert (found.cue.kind, found.cue.place) == ("patch", "bottom left")
         one_cell_more = {"x0": 0.0, "y0": 0.875 - 1 / 16, "x1": 0.125 + 1 / 16, "y1": 1.0}
         assert found.cue.region == one_cell_more  # colours are means of 3 x 3 pixels
+        assert found.removal is not None
         assert sorted(found.removal.index.tolist()) == list(range(80, 80 + WITH_CUE))
         assert {each.change for each in found.illustrations} == {"added", "removed"}
 
