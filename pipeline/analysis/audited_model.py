@@ -26,6 +26,8 @@ Floats = NDArray[np.float32]
 
 BATCH = 64
 """Images that go through the model at once."""
+SALIENCY_BATCH = 8
+"""The same where gradients of the pixels are taken, because all layers' activations are kept."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class AuditedModel:
             known = self.activations(images)[0] if activations is None else activations
             return known.float().square().sum(dim=1)
         self.n_predicted += len(images)
-        blocks = torch.split(images, BATCH)
+        blocks = torch.split(images, SALIENCY_BATCH)
         return torch.cat([inference.saliency(self.classifier, block) for block in blocks])
 
     def evidence(self, images: Tensor, class_index: int) -> ClassEvidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from torch.nn import functional as F
 
 GRID = 16
 """Rows and columns of the grid on which places in images are compared and described."""
-SCALES = (1, 2, 4)
-"""Factors by which images are reduced, to measure the contrast of fine and coarse structure."""
+COARSER = (2, 4)
+"""Factors by which images are reduced, to measure the contrast of coarser structure."""
 BATCH = 32
 """Images whose features are computed at once, to bound memory."""
 
@@ -27,7 +28,8 @@ class PixelFeatures:
     Attributes:
         cells: (n, 4, GRID, GRID), means of the local features in every cell.
         style: (n, d), statistics of the whole image: means and standard deviations of its colours,
-            saturation, contrast at SCALES, and how far colours and contrast differ among cells.
+            saturation, contrast of fine and COARSER structure, and how far colours and contrast
+            differ among cells.
     """
 
     cells: Floats
@@ -47,11 +49,22 @@ def local_features(pixels: Tensor) -> Tensor:
     Returns:
         (n, 4, H, W).
     """
-    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
-    means = F.avg_pool2d(padded, 3, 1)
-    variance = F.avg_pool2d(padded.square(), 3, 1) - means.square()
-    contrast = variance.clamp_min(0).mean(dim=1, keepdim=True).sqrt().log1p()
-    return torch.cat([means, contrast], dim=1)
+    images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found = np.stack([_local_features(image) for image in images])
+    return torch.from_numpy(found).permute(0, 3, 1, 2).to(pixels.device)
+
+
+def _local_features(image: Floats) -> Floats:
+    """Local features (H, W, 4) of an image (H, W, 3); OpenCV's filters are the fastest on a CPU."""
+    mean, mean_square = (
+        cv2.blur(values, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        for values in (image, image * image)
+    )
+    found = np.empty((*image.shape[:2], 4), np.float32)
+    found[..., :3] = mean
+    variance = (mean_square - mean * mean) @ np.full(3, 1 / 3, np.float32)
+    found[..., 3] = np.log1p(np.sqrt(variance.clip(0)))
+    return found
 
 
 def pixel_features(pixels: Tensor) -> PixelFeatures:
@@ -63,10 +76,12 @@ def pixel_features(pixels: Tensor) -> PixelFeatures:
 
 def _features_of(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Cells (n, 4, GRID, GRID) and style (n, d) of images (n, 3, H, W) float32."""
-    cells = F.adaptive_avg_pool2d(local_features(pixels), GRID)
-    contrasts = [
+    features = local_features(pixels)
+    cells = F.adaptive_avg_pool2d(features, GRID)
+    contrasts = [features[:, 3].mean(dim=(1, 2))]
+    contrasts += [
         local_features(F.avg_pool2d(pixels, scale))[:, 3].mean(dim=(1, 2))
-        for scale in SCALES
+        for scale in COARSER
         if scale <= min(pixels.shape[2:])
     ]
     saturation = (pixels.amax(dim=1) - pixels.amin(dim=1)).mean(dim=(1, 2))
