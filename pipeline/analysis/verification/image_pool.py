@@ -184,12 +184,13 @@ class SourceLoader:
     def images_at_place(self, candidate: Row, rows: pa.Table) -> Scenes:
         """Load images without outlines, whose cue is present in all pixels of one place.
 
-        A cell more on each side is part of it: the cells are those with most of the difference.
+        The cells of a place are those with most of the difference, so that a cell more on each side
+        is part of it. Towards the outside the presence falls, so that changes have no seam.
         """
         images, _ = self._load(rows)
         cells = torch.tensor(candidate["cells"], device=images.pixels.device)
         around = F.max_pool2d(cells[None, None].float(), 3, 1, 1)
-        place = F.interpolate(around, size=images.pixels.shape[2:])
+        place = F.interpolate(around, size=images.pixels.shape[2:], mode="bilinear")
         return replace(images, presence=place.expand_as(images.objects))
 
     def whole_class(
