@@ -78,13 +78,13 @@ class AuditedModel:
             images: (n, 3, H, W) uint8.
         """
         self.n_predicted += len(images)
+        found = []
         with self.classifier.cut_graph() as forward:
-            blocks = [forward(self.classifier.input(block)) for block in torch.split(images, BATCH)]
-        logits, activations = zip(*blocks, strict=True)
-        return (
-            torch.cat([block.detach().bfloat16() for block in activations]),
-            torch.cat([block.detach().float() for block in logits]),
-        )
+            for block in torch.split(images, BATCH):
+                logits, activations = forward(self.classifier.input(block))
+                found.append((activations.detach().bfloat16(), logits.detach().float()))
+        activations, logits = (torch.cat(blocks) for blocks in zip(*found, strict=True))
+        return activations, logits
 
     @property
     def is_local(self) -> bool:

@@ -28,7 +28,8 @@ class Scenes:
         pixels: (n, 3, H, W) float32 in [0, 255].
         objects: (n, 1, H, W) in {0, 1}, the object with a margin around it.
         active: (n, 1, H, W) in {0, 1}, where the target layer is most active, whatever the class.
-        presence: (n, 1, H, W) in [0, 1], strength of the candidate's concepts.
+        presence: (n, 1, H, W) in [0, 1], strength of the candidate's concepts, or the place of its
+            mark.
         evidence: (n, 1, H, W) in [0, 1], their positive contribution to the class.
     """
 

@@ -106,17 +106,14 @@ def _describe(
     cells: Bools, images: MeasuredImages, others: MeasuredImages, of_class: Bools
 ) -> Place | None:
     """The place in cells; None where it does not divide the class, or where an object stands."""
-    inside, elsewhere = images.features[:, :, cells], others.features[:, :, cells]
-    variance = (inside[of_class].var(axis=0) + elsewhere.var(axis=0)) / 2 + ROUNDING
-    direction = (inside[of_class].mean(axis=0) - elsewhere.mean(axis=0)) / variance
-    score, other_score = ((each * direction).sum(axis=(1, 2)) for each in (inside, elsewhere))
+    score, other_score = _scores(cells, images.features, others.features, of_class)
     threshold = pixel_groups.threshold_between(score[of_class], other_score)
-    has_cue = score > threshold
+    has_cue, elsewhere = score > threshold, other_score > threshold
     with_cue, without_cue = of_class & has_cue, of_class & ~has_cue
     if min(with_cue.sum(), without_cue.sum()) < divisions.smallest_group(int(of_class.sum())):
         return None
     lacking = images.select(without_cue)
-    if not pixel_groups.show_object(lacking, others.select(other_score <= threshold)):
+    if not pixel_groups.show_object(lacking, others.select(~elsewhere)):
         return None
     distance, remaining = (
         _mean_difference(features, others.features, cells)
@@ -125,9 +122,17 @@ def _describe(
     if remaining >= OBJECT_SHARE * distance:
         return None
     separation = divisions.separation(score[of_class], has_cue[of_class])
-    elsewhere = other_score > threshold
-    division = PixelDivision(with_cue, without_cue, has_cue, elsewhere, score, separation)
-    return Place(cells, division)
+    return Place(cells, PixelDivision(with_cue, without_cue, has_cue, elsewhere, score, separation))
+
+
+def _scores(
+    cells: Bools, features: Floats, other_features: Floats, of_class: Bools
+) -> tuple[Floats, Floats]:
+    """Positions (n,) and (m,) of images between the means of the class and of others, in cells."""
+    inside, other_inside = features[:, :, cells], other_features[:, :, cells]
+    variance = (inside[of_class].var(axis=0) + other_inside.var(axis=0)) / 2 + ROUNDING
+    direction = (inside[of_class].mean(axis=0) - other_inside.mean(axis=0)) / variance
+    return (inside * direction).sum(axis=(1, 2)), (other_inside * direction).sum(axis=(1, 2))
 
 
 def _mean_difference(one: Floats, other: Floats, cells: Bools) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.analysis.shortcuts import divisions, pixel_groups
-from pipeline.analysis.shortcuts.divisions import Bools
+from pipeline.analysis.shortcuts.divisions import Bools, Floats
 from pipeline.analysis.shortcuts.pixel_groups import MeasuredImages, PixelDivision
 
 MIN_AUC = 0.82
@@ -37,29 +37,35 @@ def find_style(
     smallest = divisions.smallest_group(int(of_class.sum()))
     if min(len(others), of_class.sum()) < 2 * smallest:
         return None
-    own = images.features[of_class]
-    scale = np.concatenate([own, others.features]).std(axis=0) + divisions.TINY
-    direction = divisions.discriminant(own / scale, others.features / scale) / scale
-    score, other_score = (each.features @ direction for each in (images, others))
-    both = np.concatenate([score[of_class], other_score])
-    is_own = np.arange(len(both)) < of_class.sum()
-    if divisions.areas_under_roc(both[:, None], is_own)[0] < MIN_AUC:
+    score, other_score = _scores(images.features, others.features, of_class)
+    own_score = score[of_class]
+    if _area_under_roc(own_score, other_score) < MIN_AUC:
         return None
-    threshold, least = pixel_groups.threshold_between(score[of_class], other_score), 0.0
-    if (of_class & (score <= threshold)).sum() < smallest:  # the objects are part of its style
-        threshold, least = divisions.otsu(score[of_class]), MIN_SEPARATION
-    has_cue = score > threshold
-    lacking = of_class & ~has_cue
+    threshold, least = pixel_groups.threshold_between(own_score, other_score), 0.0
+    if (own_score <= threshold).sum() < smallest:  # the objects are part of its style
+        threshold, least = divisions.otsu(own_score), MIN_SEPARATION
+    has_cue, elsewhere = score > threshold, other_score > threshold
+    with_cue, lacking = of_class & has_cue, of_class & ~has_cue
     ordinary = lacking & (score <= np.quantile(other_score, ORDINARY))
     if ordinary.sum() >= smallest:
         lacking = ordinary
-    separation = divisions.separation(score[of_class], has_cue[of_class])
-    if min((of_class & has_cue).sum(), lacking.sum()) < smallest or separation < least:
+    separation = divisions.separation(own_score, has_cue[of_class])
+    if min(with_cue.sum(), lacking.sum()) < smallest or separation < least:
         return None
-    if not pixel_groups.show_object(
-        images.select(lacking), others.select(other_score <= threshold)
-    ):
+    if not pixel_groups.show_object(images.select(lacking), others.select(~elsewhere)):
         return None
-    return PixelDivision(
-        of_class & has_cue, lacking, has_cue, other_score > threshold, score, separation
-    )
+    return PixelDivision(with_cue, lacking, has_cue, elsewhere, score, separation)
+
+
+def _scores(features: Floats, others: Floats, of_class: Bools) -> tuple[Floats, Floats]:
+    """Positions (n,) and (m,) of images along the discriminant of the class and of others."""
+    own = features[of_class]
+    scale = np.concatenate([own, others]).std(axis=0) + divisions.TINY
+    direction = divisions.discriminant(own / scale, others / scale) / scale
+    return features @ direction, others @ direction
+
+
+def _area_under_roc(own: Floats, others: Floats) -> float:
+    scores = np.concatenate([own, others])
+    is_own = np.arange(len(scores)) < len(own)
+    return float(divisions.areas_under_roc(scores[:, None], is_own)[0])

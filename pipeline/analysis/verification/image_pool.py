@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -147,16 +148,10 @@ class SourceLoader:
             seed: seed of the division into halves.
         """
         usable = has_maps(concepts)
-        index = usable["index"].to_numpy()
-        having, lacking = (
-            np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(index, candidate[name])))
-            for name in ("donor_index", "without_index")
-        )
+        having, lacking = _shuffled_groups(candidate, usable, seed)
         overlaps = _overlaps(usable.take(pa.array(having)), self.grid)
         ordered = having[np.argsort(overlaps, kind="stable")]
-        having, lacking = (
-            rows if len(rows) < MIN_HALVED else rows[half::2] for rows in (ordered, lacking)
-        )
+        having, lacking = (_half_of(rows, half) for rows in (ordered, lacking))
         if min(len(having), len(lacking)) < MIN_SOURCES:
             return None
         rows = usable.take(pa.array(having[:MAX_OUTLINED]))
@@ -167,19 +162,15 @@ class SourceLoader:
     def by_pixels(self, candidate: Row, concepts: pa.Table, half: int, seed: int) -> Sources | None:
         """Load one half of the sources of a candidate of a place or a style, as `sources` does."""
         usable = has_maps(concepts)
-        groups = []
-        for name in ("donor_index", "without_index"):
-            own = np.flatnonzero(np.isin(usable["index"].to_numpy(), candidate[name]))
-            rows = np.random.default_rng(seed).permutation(own)
-            rows = rows if len(rows) < MIN_HALVED else rows[half::2]
-            if len(rows) < MIN_SOURCES:
-                return None
-            rows = usable.take(pa.array(np.sort(rows[:MAX_SOURCES])))
-            is_place = candidate["kind"] == AT_PLACE
-            groups.append(
-                self.images_at_place(candidate, rows) if is_place else self.lacking_cue(rows)
-            )
-        return Sources(*groups)
+        groups = [_half_of(rows, half) for rows in _shuffled_groups(candidate, usable, seed)]
+        if min(map(len, groups)) < MIN_SOURCES:
+            return None
+        load = self.lacking_cue
+        if candidate["kind"] == AT_PLACE:
+            load = partial(self.images_at_place, candidate)
+        return Sources(
+            *(load(usable.take(pa.array(np.sort(rows[:MAX_SOURCES])))) for rows in groups)
+        )
 
     def images_at_place(self, candidate: Row, rows: pa.Table) -> Scenes:
         """Load images without outlines, whose cue is present in all pixels of one place.
@@ -317,6 +308,20 @@ class SourceLoader:
     def _maps(self, rows: pa.Table, name: str, like: Tensor) -> Tensor:
         values = arrays.vectors(rows, name, self.grid[0] * self.grid[1])
         return torch.from_numpy(values.reshape(-1, *self.grid)).to(like.device)
+
+
+def _shuffled_groups(candidate: Row, usable: pa.Table, seed: int) -> list[Ints]:
+    """Positions of the rows with, and without, the cue of a candidate, in random order."""
+    index = usable["index"].to_numpy()
+    return [
+        np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(index, candidate[name])))
+        for name in ("donor_index", "without_index")
+    ]
+
+
+def _half_of(rows: Ints, half: int) -> Ints:
+    """Every second row; all of few rows."""
+    return rows if len(rows) < MIN_HALVED else rows[half::2]
 
 
 def _agreement(one: Tensor, other: Tensor, counted: Tensor) -> Tensor:
